@@ -4,7 +4,7 @@
     python3 bench/make_checkpoints.py --size 1b --dtype bf16 --n 4 --out SET
     python3 bench/python.py --rounds 5 SET/*
 
-The model is a state dict in memory, made before the clock starts. Each measurement is a separate process:
+The model is a module in memory, made before the clock starts. Each measurement is a separate process:
 `thalweg` fills it by `load_into`; `pretrained` runs `thalweg merge` (`--thalweg`) and `from_pretrained` of transformers; `torch` loads every state dict by safetensors, takes the mean in f32 and copies it in;
 `stream` does the same tensor by tensor; `written` writes the merge and loads what was written. Memory is the growth of
 the process's peak over the model, which was touched before. `thalweg` and `written` leave equal bytes; torch rounds twice.
@@ -19,10 +19,12 @@ model: `trials` by one sweep, `eight` by a merge in memory for each, `eight-writ
 
 What is small: the time of `import thalweg` over a bare interpreter, and what `Average.update` of a window of three saves
 costs on a CPU, for the model of the first checkpoint: at once, and with an optimizer, whose next step comes 50 ms later.
+Medians, with the least and the most in parentheses.
 """
 import argparse
 import hashlib
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -57,14 +59,21 @@ def load(folder):
 
 
 def make_model(folder):
+    """A module with the tensors of a checkpoint, in memory that was touched."""
     import torch
     from safetensors import safe_open
 
-    model = {}
+    model = torch.nn.Module()
     for path in files(folder):
         with safe_open(path, "pt") as opened:
             for name in opened.keys():
-                model[name] = torch.ones_like(opened.get_tensor(name))
+                *parents, last = name.split(".")
+                module = model
+                for part in parents:
+                    if part not in dict(module.named_children()):
+                        module.add_module(part, torch.nn.Module())
+                    module = getattr(module, part)
+                module.register_parameter(last, torch.nn.Parameter(torch.ones_like(opened.get_tensor(name)), False))
     return model
 
 
@@ -73,13 +82,13 @@ def fill(way, model, sources, out):
 
     if way == "torch":
         states = [load(source) for source in sources]
-        for name, tensor in model.items():
+        for name, tensor in model.state_dict().items():
             tensor.copy_(torch.stack([state[name].float() for state in states]).mean(0))
     elif way == "stream":
         from safetensors import safe_open
 
         opened = [{n: o for path in files(s) for o in [safe_open(path, "pt")] for n in o.keys()} for s in sources]
-        for name, tensor in model.items():
+        for name, tensor in model.state_dict().items():
             total = opened[0][name].get_tensor(name).float()
             for names in opened[1:]:
                 total += names[name].get_tensor(name)
@@ -92,8 +101,9 @@ def fill(way, model, sources, out):
         subprocess.run([THALWEG, "merge", "-q", "-o", str(out), *map(str, sources)], check=True, stdout=subprocess.DEVNULL)
         loaded = AutoModelForCausalLM.from_pretrained(out)
         seconds = time.perf_counter() - started
+        places = model.state_dict()
         for name, tensor in loaded.state_dict().items():
-            model[name].copy_(tensor)
+            places[name].copy_(tensor)
         return seconds
     else:
         import thalweg
@@ -103,8 +113,7 @@ def fill(way, model, sources, out):
             merge.load_into(model)
         else:
             merge.write(out)
-            for name, tensor in load(out).items():
-                model[name].copy_(tensor)
+            model.load_state_dict(load(out))
 
 
 def fill_many(way, model, run, out, grid):
@@ -121,59 +130,72 @@ def fill_many(way, model, run, out, grid):
             merge.load_into(model)
         else:
             merge.write(out / trial.name)
-            for name, tensor in load(out / trial.name).items():
-                model[name].copy_(tensor)
+            model.load_state_dict(load(out / trial.name))
             shutil.rmtree(out / trial.name)
 
 
-def small(run, rounds):
+def spread(values, unit):
+    digits = 1 if unit == "ms" else 2
+    least, middle, most = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} {unit} ({least} to {most})"
+
+
+def processor_seconds():
+    """Of this process and of those that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def import_times(rounds):
+    """Milliseconds of `import thalweg`, each over those of a bare interpreter beside it."""
+
+    def interpreter(code):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return 1000 * (time.perf_counter() - started)
+
+    interpreter("import thalweg")
+    return [interpreter("import thalweg") - interpreter("") for _ in range(rounds)]
+
+
+def update_times(folder, is_optimized, rounds):
+    """Milliseconds of each `Average.update`, and of the wait before the next step of the optimizer."""
     import torch
 
     import thalweg
 
-    def median(act):
-        times = []
-        for _ in range(rounds):
-            started = time.perf_counter()
-            act()
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
+    model = make_model(folder)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    average = thalweg.Average(model, count=3, optimizer=optimizer if is_optimized else None)
+    found = []
+    for step in range(1, 5 + rounds):
+        started = time.perf_counter()
+        average.update(step)
+        updated = time.perf_counter()
+        # The device computes the next step, and the optimizer is called after it: here it waits for the copy.
+        time.sleep(0.05)
+        before = time.perf_counter()
+        average._join()
+        found.append((1000 * (updated - started), 1000 * (time.perf_counter() - before)))
+    n_params = sum(tensor.numel() for tensor in model.parameters())
+    # The memory of every place is touched before the clock starts.
+    return found[4:], n_params
 
-    def interpreter(code):
-        return median(lambda: subprocess.run([sys.executable, "-c", code], check=True))
 
-    importing = interpreter("import thalweg") - interpreter("")
-    print(f"import thalweg {1000 * importing:.0f} ms")
-    model = make_model(first_of(run))
-    n_params = sum(tensor.numel() for tensor in model.values())
-    for way in ("at once", "with an optimizer"):
-        parameters = [torch.nn.Parameter(tensor) for tensor in model.values()]
-        optimizer = torch.optim.SGD(parameters, lr=0.0)
-        state = dict(zip(model, parameters))
-        average = thalweg.Average(state, count=3, optimizer=None if way == "at once" else optimizer)
-        steps = iter(range(1, 1000))
-        updates, waits = [], []
-        for turn in range(4 + rounds):
-            started = time.perf_counter()
-            average.update(next(steps))
-            updated = time.perf_counter()
-            # The device computes the next step, and the optimizer is called after it: here it waits for the copy.
-            time.sleep(0.05)
-            before = time.perf_counter()
-            average._join()
-            if turn >= 4:
-                # The memory of every place is touched before the clock starts.
-                updates.append(updated - started)
-                waits.append(time.perf_counter() - before)
-        update, wait = statistics.median(updates), statistics.median(waits)
-        print(f"Average.update {way}, {n_params / 1e6:.0f}M parameters in bf16: {1000 * update:.1f} ms, then {1000 * wait:.1f} ms before the next step")
+def small(run, rounds):
+    print(f"import thalweg {spread(import_times(rounds), 'ms')}")
+    for is_optimized in (False, True):
+        times, n_params = update_times(first_of(run), is_optimized, rounds)
+        updates, waits = zip(*times)
+        way = "with an optimizer" if is_optimized else "at once"
+        print(f"Average.update {way}, {n_params / 1e6:.0f}M parameters: {spread(updates, 'ms')}, ", end="")
+        print(f"then {spread(waits, 'ms')} before the next step")
         for every in (1, 10, 100):
-            print(f"  at a save every {every} steps of 50 ms: {100 * (update + wait) / (0.05 * every):.2f} % of the training")
+            shares = [100 * (update + wait) / (50 * every) for update, wait in times]
+            print(f"  at a save every {every} steps of 50 ms: {spread(shares, '%')} of the training")
 
 
 def drop_cache(sources):
-    import os
-
     os.sync()
     for path in (path for source in sources for path in Path(source).rglob("*.safetensors")):
         with open(path, "rb") as file:
@@ -187,20 +209,20 @@ def measure(way, sources, grid):
     with tempfile.TemporaryDirectory(dir=Path(sources[0]).parent.parent) as folder:
         if grid.cold:
             drop_cache(sources)
-        started, own = time.perf_counter(), None
+        started, own, cpu = time.perf_counter(), None, processor_seconds()
         if is_many:
             fill_many(way, model, sources[0], Path(folder), grid)
         else:
             own = fill(way, model, sources, Path(folder) / "out")
-        seconds = own or time.perf_counter() - started
+        seconds, cpu = own or time.perf_counter() - started, processor_seconds() - cpu
         shutil.rmtree(Path(folder) / "out", ignore_errors=True)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     import torch
 
     digest = hashlib.blake2b()
-    for name in sorted(model):
-        digest.update(model[name].view(-1).view(torch.uint8).numpy())
-    print(json.dumps({"seconds": seconds, "mib": grown / 1024, "digest": digest.hexdigest()}))
+    for _, tensor in sorted(model.state_dict().items()):
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "mib": grown / 1024, "digest": digest.hexdigest()}))
 
 
 def main():
@@ -232,13 +254,15 @@ def main():
             more = ["--thalweg", args.thalweg, *(["--cold"] if args.cold else [])]
             words = [sys.executable, __file__, "--way", way, *grid, *more, *args.sources]
             rows[way].append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
-    first = statistics.median(row["seconds"] for row in next(iter(rows.values())))
+    first = next(iter(rows.values()))
     for way, found in rows.items():
-        seconds = statistics.median(row["seconds"] for row in found)
-        spread = f"{min(row['seconds'] for row in found):.2f} to {max(row['seconds'] for row in found):.2f}"
+        # Those of one round ran one after the other.
+        ratios = [row["seconds"] / base["seconds"] for row, base in zip(found, first)]
+        cpu = statistics.median(row["cpu"] for row in found)
         mib = max(row["mib"] for row in found)
         digests = {row["digest"][:12] for row in found}
-        print(f"{way:8} {seconds:8.2f} s ({spread})  {seconds / first:6.2f} x  {mib:8.0f} MiB over the model  {digests}")
+        print(f"{way:13} {spread([row['seconds'] for row in found], 's')}, {cpu:.2f} s of processor time, ", end="")
+        print(f"{spread(ratios, 'x')}, {mib:.0f} MiB over the model, {digests}")
 
 
 if __name__ == "__main__":

@@ -456,6 +456,44 @@ fn list_facts<T: std::fmt::Display>(facts: &[T]) -> Vec<String> {
 }
 
 impl Error {
+    /// The checkpoint or file that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Storage(error) => error.path(),
+            Self::NotFound { path }
+            | Self::NotACheckpoint { path, .. }
+            | Self::HoldsCheckpoints { path, .. }
+            | Self::Pointer { path, .. }
+            | Self::Impostor { path, .. }
+            | Self::Ambiguous { path, .. }
+            | Self::Unfinished { path, .. }
+            | Self::InterruptedMerge { path }
+            | Self::Header { path, .. }
+            | Self::Torch { path, .. }
+            | Self::Dcp { path, .. }
+            | Self::TreeKey { path, .. }
+            | Self::NoKeys { path, .. }
+            | Self::TorchCheckpointing { path, .. }
+            | Self::Index { path, .. }
+            | Self::IndexMismatch { path, .. }
+            | Self::Layout { path, .. }
+            | Self::CutOff { path, .. }
+            | Self::NoModuleWeights { path }
+            | Self::NoMasters { path }
+            | Self::Config { path, .. }
+            | Self::OutputExists { path, .. }
+            | Self::StageMismatch { path, .. }
+            | Self::Rename { path, .. }
+            | Self::ToHuggingFace { path, .. }
+            | Self::NoConfig { path }
+            | Self::NoHeads { path }
+            | Self::OtherConfig { path, .. }
+            | Self::LikeOptimizer { path, .. }
+            | Self::CannotKeepFiles { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// The facts below the first line: all mismatches of an input, up to a limit.
     ///
     /// Empty where the first line says it all.

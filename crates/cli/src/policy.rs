@@ -1,35 +1,9 @@
-//! The policy of a start point: written beside its merge, and told to people.
+//! The policy of a start point, told to people.
 
 use std::fmt::Write;
-use std::path::Path;
 
-use thalweg_merge::plan::MergePlan;
-use thalweg_storage::guard::check_file;
-use thalweg_storage::publish::publish_file;
-use thalweg_study::start_policy::{START_FILE, START_NAME, StatePolicy, moments_name};
+use thalweg_study::start_policy::{StatePolicy, moments_name};
 use thalweg_tensor::counted;
-
-use crate::error::Error;
-use crate::host::World;
-
-/// A policy with the format of the merge that it is for.
-pub(crate) fn with_files_of(policy: StatePolicy, merge: &MergePlan) -> StatePolicy {
-    match merge.outputs.first() {
-        Some(output) => policy.with_files(output.format.to_string(), output.policy.optimizer),
-        None => policy,
-    }
-}
-
-/// Refuses before the merge if the policy could not be written into its folder.
-pub(crate) fn check_policy_place(folder: &Path, world: &World<'_>) -> Result<(), Error> {
-    Ok(check_file(&*world.storage, &folder.join(START_NAME), START_FILE, &[])?)
-}
-
-/// Writes the policy of a start point into its folder.
-pub(crate) fn publish_policy(policy: &StatePolicy, folder: &Path, world: &World<'_>) -> Result<(), Error> {
-    let text = policy.to_json()?;
-    Ok(publish_file(&*world.storage, &folder.join(START_NAME), text.as_bytes(), START_FILE)?)
-}
 
 /// The policy and what to do in each trainer.
 pub(crate) fn describe_policy(text: &mut String, policy: &StatePolicy) {

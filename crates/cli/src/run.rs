@@ -21,12 +21,3 @@ pub(crate) fn log_words(trajectory: &Trajectory) -> Option<String> {
     let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     Some(format!("`{}`{more}", first.display()))
 }
-
-/// The files of the step log as JSON: a string for one, a list for several.
-pub(crate) fn log_json(trajectory: &Trajectory) -> serde_json::Value {
-    match trajectory.log_paths() {
-        [] => serde_json::Value::Null,
-        [one] => serde_json::json!(one),
-        several => serde_json::json!(several),
-    }
-}

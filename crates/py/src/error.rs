@@ -1,7 +1,7 @@
 //! Errors of the libraries as exceptions of Python: one class for each crate, the variant as `kind`, facts as
 //! attributes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -114,11 +114,27 @@ impl Failure {
         }
     }
 
+    /// The file, folder or checkpoint that it is about.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Checkpoint(error) => error.path(),
+            Self::Trajectory(error) => error.path(),
+            Self::Storage(error) => error.path(),
+            Self::Study(thalweg_study::Error::Recipe { path, .. }) => Some(path),
+            _ => None,
+        }
+    }
+
     fn to_exception(&self, py: Python<'_>) -> PyResult<PyErr> {
         let (class, what, hint, kind) = self.parts();
         let facts = PyDict::new(py);
-        if let Self::Merge(error) = self {
-            facts_of_merge(error, &facts)?;
+        if let Some(path) = self.path() {
+            facts.set_item("path", path)?;
+        }
+        match self {
+            Self::Merge(error) => facts_of_merge(error, &facts)?,
+            Self::Trajectory(error) => facts_of_trajectory(error, &facts)?,
+            _ => {}
         }
         let class = py.import("thalweg._errors")?.getattr(class)?;
         let hint = hint.as_deref().map(as_keywords);
@@ -171,6 +187,22 @@ fn facts_of_merge(error: &thalweg_merge::Error, facts: &Bound<'_, PyDict>) -> Py
         }
         Error::OutputExists { path: output, .. } | Error::ForeignStage { path: output, .. } => path(output),
         Error::SourcesChanged { changes } => facts.set_item("changes", changes),
+        _ => Ok(()),
+    }
+}
+
+/// The facts of a trajectory's error that a program can act on.
+fn facts_of_trajectory(error: &thalweg_trajectory::Error, facts: &Bound<'_, PyDict>) -> PyResult<()> {
+    use thalweg_trajectory::Error;
+    match error {
+        Error::TooFew { wanted, found, .. } => {
+            facts.set_item("wanted", wanted)?;
+            facts.set_item("found", found)
+        }
+        Error::DuplicateStep { step, names } => {
+            facts.set_item("step", step.0)?;
+            facts.set_item("names", names)
+        }
         _ => Ok(()),
     }
 }

@@ -8,6 +8,8 @@ mod compare;
 #[expect(unsafe_code, reason = "DLPack is a protocol of C structures; each block says why it is sound")]
 mod dlpack;
 mod error;
+mod explain;
+mod fetch;
 mod forecast;
 mod hint;
 #[expect(unsafe_code, reason = "bytes that Python owns are written where they are; each block says why it is sound")]
@@ -16,6 +18,7 @@ mod merge;
 mod options;
 mod plan;
 mod receipt;
+mod recover;
 mod results;
 mod run;
 mod saves;
@@ -36,13 +39,19 @@ mod module {
     #[pymodule_export]
     use crate::compare::{PyDiff, PyTensorDiff, PyVerification, diff, verify};
     #[pymodule_export]
+    use crate::explain::{PyGeometry, PyTrajectoryGeometry, explain};
+    #[pymodule_export]
+    use crate::fetch::{PyFetched, PyFetchedRevision, fetch};
+    #[pymodule_export]
     use crate::forecast::{PyForecast, PyForecastScore, PyProposedWindow, forecast};
     #[pymodule_export]
-    use crate::merge::{_copy, PyMerge, PyTensorIterator, merge};
+    use crate::merge::{_copy, _take, PyMerge, PyTensorIterator, merge};
     #[pymodule_export]
     use crate::plan::{PyPlan, PyPlanSource, plan};
     #[pymodule_export]
     use crate::receipt::PyReceipt;
+    #[pymodule_export]
+    use crate::recover::{PyRecovery, PySpike, recover};
     #[pymodule_export]
     use crate::results::{PyComparison, PyResults, PyScore, compare_results, read_results};
     #[pymodule_export]

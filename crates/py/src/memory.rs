@@ -5,8 +5,9 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use thalweg_storage::Host;
 use thalweg_tensor::{AccessError, TensorCatalog, TensorSink, display_name, to_index};
 
 /// JAX views memory that is aligned so, and copies any other without a word.
@@ -179,11 +180,110 @@ pub(crate) fn copy_all(copies: &[MemoryCopy], n_threads: usize) {
             copy.copy(*at);
         }
     };
+    in_threads(n_threads.min(pieces.len()), &work);
+}
+
+/// Does `work` on some threads at once, this one included.
+fn in_threads(n_threads: usize, work: &(dyn Fn() + Sync)) {
     std::thread::scope(|scope| {
-        for _ in 1..n_threads.min(pieces.len()) {
+        for _ in 1..n_threads {
             // If the system refuses a thread, the others do its share.
             let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
     });
+}
+
+/// Memory below this size is not worth a call.
+const LEAST_TAKEN_BYTES: usize = 256 << 10;
+/// Memory that a thread asks the system for at once.
+const TAKEN_BYTES: usize = 16 << 20;
+/// A system with large pages at hand gives memory several times as fast as this; one that has to make room for them is
+/// slower than with small pages.
+const LEAST_BYTES_PER_SECOND: f64 = 6e9;
+/// What a call may take beside: another program had the processor for a moment.
+const SLACK_SECONDS: f64 = 1e-3;
+
+/// Makes the system give the memory of some places now, in large pages, on `n_threads` threads: small ones, given while
+/// a merge writes to them, cost more than the merge. Changes no byte. Returns whether that was quick; once it is not,
+/// the rest is left to small pages.
+pub(crate) fn take_memory(places: &[MemoryTarget], n_threads: usize, host: &dyn Host) -> bool {
+    let large = places.iter().filter(|place| place.n_bytes >= LEAST_TAKEN_BYTES);
+    let ranges: Vec<(usize, usize)> = large
+        .map(|place| (place.start.addr().get(), place.start.addr().get() + place.n_bytes))
+        .map(|(start, end)| (start.next_multiple_of(system::PAGE_BYTES), end / system::PAGE_BYTES * system::PAGE_BYTES))
+        .filter(|(start, end)| start < end)
+        .collect();
+    // Of all first: a large page may span neighbours.
+    let are_known = ranges.iter().all(|&(start, end)| system::prefer_large_pages(start, end));
+    let pieces = ranges
+        .iter()
+        .flat_map(|&(start, end)| (start..end).step_by(TAKEN_BYTES).map(move |at| (at, end.min(at + TAKEN_BYTES))));
+    let pieces: Vec<(usize, usize)> = pieces.collect();
+    let (next, is_quick) = (AtomicUsize::new(0), AtomicBool::new(are_known && !pieces.is_empty()));
+    in_threads(n_threads.min(pieces.len()), &|| {
+        while let Some(&(start, end)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let began = host.elapsed_seconds();
+            let is_taken = is_quick.load(Ordering::Relaxed) && system::take_pages(start, end);
+            let most_seconds = SLACK_SECONDS + (end - start) as f64 / LEAST_BYTES_PER_SECOND;
+            if !is_taken || host.elapsed_seconds() - began > most_seconds {
+                is_quick.store(false, Ordering::Relaxed);
+                return;
+            }
+        }
+    });
+    let is_quick = is_quick.into_inner();
+    if !is_quick {
+        ranges.iter().for_each(|&(start, end)| system::prefer_small_pages(start, end));
+    }
+    is_quick
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::ffi::{c_int, c_void};
+
+    const HUGE_PAGES: c_int = 14;
+    const NO_HUGE_PAGES: c_int = 15;
+    const POPULATE_WRITE: c_int = 23;
+    /// The largest size of small pages among Linux's architectures.
+    pub(super) const PAGE_BYTES: usize = 64 << 10;
+
+    unsafe extern "C" {
+        fn madvise(start: *mut c_void, n_bytes: usize, advice: c_int) -> c_int;
+    }
+
+    /// Whether the system took an advice about the whole pages between two addresses.
+    fn advise(start: usize, end: usize, advice: c_int) -> bool {
+        // SAFETY: none of the advices here changes what is in memory or unmaps it, whatever the range. A system that
+        // does not know one returns an error, and then pages come when they are written.
+        unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), end - start, advice) == 0 }
+    }
+
+    pub(super) fn prefer_large_pages(start: usize, end: usize) -> bool {
+        advise(start, end, HUGE_PAGES)
+    }
+
+    pub(super) fn prefer_small_pages(start: usize, end: usize) {
+        advise(start, end, NO_HUGE_PAGES);
+    }
+
+    pub(super) fn take_pages(start: usize, end: usize) -> bool {
+        advise(start, end, POPULATE_WRITE)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub(super) const PAGE_BYTES: usize = 64 << 10;
+
+    pub(super) fn prefer_large_pages(_start: usize, _end: usize) -> bool {
+        false
+    }
+
+    pub(super) fn prefer_small_pages(_start: usize, _end: usize) {}
+
+    pub(super) fn take_pages(_start: usize, _end: usize) -> bool {
+        false
+    }
 }

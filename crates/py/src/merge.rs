@@ -11,12 +11,13 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::in_memory::OpenMerge;
 use thalweg_merge::plan::MergePlan;
+use thalweg_storage::ProcessHost;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorCatalog, counted, display_name};
 
 use crate::checkpoint::{PyTensorInfo, find_tensor, names, tensor_info};
 use crate::error::{Failure, Result};
-use crate::memory::{MemoryCopy, MemorySink, MemoryTarget, copy_all};
+use crate::memory::{MemoryCopy, MemorySink, MemoryTarget, copy_all, take_memory};
 use crate::plan::PyPlan;
 use crate::receipt::PyReceipt;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
@@ -368,7 +369,18 @@ pub(crate) fn _copy(py: Python<'_>, copies: Vec<(usize, usize, usize)>, threads:
         MemoryCopy::between(from, to, n_bytes).ok_or_else(refuse)
     });
     let all = all.collect::<Result<Vec<_>>>()?;
-    let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    py.detach(|| copy_all(&all, threads.unwrap_or(available)));
+    py.detach(|| copy_all(&all, threads.unwrap_or_else(available_threads)));
     Ok(())
+}
+
+/// Makes the system give memory at addresses now: address, number of bytes. For `_load.py`, whose memory it is. Returns
+/// whether that was quick.
+#[pyfunction]
+pub(crate) fn _take(py: Python<'_>, places: Vec<(usize, usize)>) -> bool {
+    let places: Vec<_> = places.into_iter().filter_map(|(start, n_bytes)| MemoryTarget::at(start, n_bytes)).collect();
+    py.detach(|| take_memory(&places, available_threads(), &ProcessHost::start()))
+}
+
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

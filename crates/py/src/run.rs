@@ -50,7 +50,7 @@ impl PyRunCheckpoint {
 }
 
 impl PyRunCheckpoint {
-    fn of_run(checkpoint: &TrajectoryCheckpoint) -> Self {
+    pub(crate) fn of_run(checkpoint: &TrajectoryCheckpoint) -> Self {
         Self {
             path: checkpoint.path.clone(),
             step: Some(checkpoint.step.0),
@@ -64,8 +64,13 @@ impl PyRunCheckpoint {
     fn selected(source: SourceRef, trajectory: &Trajectory) -> Self {
         match trajectory.checkpoints().iter().find(|checkpoint| checkpoint.path == source.path) {
             Some(checkpoint) => Self::of_run(checkpoint),
-            None => Self { path: source.path, step: source.step, tokens: source.tokens, phase: None, fault: None },
+            None => Self::named(source),
         }
+    }
+
+    /// A checkpoint of which no run says more.
+    pub(crate) fn named(source: SourceRef) -> Self {
+        Self { path: source.path, step: source.step, tokens: source.tokens, phase: None, fault: None }
     }
 }
 

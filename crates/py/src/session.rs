@@ -32,8 +32,8 @@ pub(crate) struct Session {
     pub(crate) pool: CheckpointPool,
     host: ProcessHost,
     limits: Limits,
-    /// Set to end every wait for a store.
-    stop: Arc<AtomicBool>,
+    /// Set to end every wait for a store or a hub.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -78,7 +78,7 @@ impl Session {
 }
 
 /// The root of the local Hugging Face cache, where models are found by name.
-fn hub_cache_root() -> Option<PathBuf> {
+pub(crate) fn hub_cache_root() -> Option<PathBuf> {
     thalweg_trajectory::hub_cache_root(&|name| std::env::var_os(name))
 }
 

@@ -122,7 +122,7 @@ impl PyStudy {
 }
 
 impl PyStudy {
-    fn new(path: PathBuf, record: &StudyRecord) -> Result<Self> {
+    pub(crate) fn new(path: PathBuf, record: &StudyRecord) -> Result<Self> {
         let best = record.choice.as_ref().map(|choice| choice.trial.clone());
         Ok(Self { page: path.join(PAGE_NAME), best, json: record.to_json()?, path })
     }

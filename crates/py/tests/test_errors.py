@@ -91,6 +91,19 @@ def test_a_value_that_is_not_finite_has_its_place_and_the_hints_work(tmp_path: P
     assert merge.tensor("layers.0.weight" if False else "scale").shape == ()
 
 
+def test_what_failed_has_its_path_and_its_numbers(tmp_path: Path) -> None:
+    with pytest.raises(thalweg.TrajectoryError) as few:
+        thalweg.plan(RUN, last=9)
+    assert (few.value.kind, few.value.wanted, few.value.found) == ("TooFew", 9, 4)
+    (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0notjson!")
+    with pytest.raises(thalweg.CheckpointError) as broken:
+        thalweg.open_checkpoint(tmp_path)
+    assert broken.value.path == tmp_path / "model.safetensors"
+    with pytest.raises(thalweg.Error) as missing:
+        thalweg.open_run(tmp_path / "nowhere")
+    assert missing.value.path == tmp_path / "nowhere"
+
+
 def test_integers_that_differ_are_named_and_both_hints_work(tmp_path: Path) -> None:
     sources = make_sources(tmp_path, [torch.float32])
     tensors = read_folder(sources[0])

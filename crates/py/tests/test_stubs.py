@@ -107,9 +107,21 @@ def test_every_option_of_a_merge_is_a_keyword_of_plan() -> None:
     assert [name.removesuffix("_") for name in keywords[6:]] == list(_thalweg._OPTION_NAMES)
 
 
-def test_import_is_fast_and_does_not_import_torch() -> None:
+def test_import_brings_nothing_else_along() -> None:
+    import os
     import subprocess
     import sys
 
-    script = "import sys, thalweg; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True)
+    script = "import sys; before = set(sys.modules); import thalweg; print(*(set(sys.modules) - before))"
+    site = str(Path(thalweg.__file__).parents[1])
+    # Without `site`, which imports some modules by itself.
+    words = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": site}, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"__future__", "thalweg", "thalweg._errors", "thalweg._thalweg"}
+
+
+def test_what_is_imported_later_is_there() -> None:
+    assert {"Average", "from_pretrained"} <= set(dir(thalweg))
+    assert thalweg.Average.__module__ == "thalweg._average"
+    with pytest.raises(AttributeError, match="no attribute 'average'"):
+        getattr(thalweg, "average")

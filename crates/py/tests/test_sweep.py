@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy
 import pytest
 import torch
 
@@ -55,6 +56,57 @@ def test_trials_fill_parameters_of_every_kind(monkeypatch: pytest.MonkeyPatch, t
     shared = torch.zeros(64, 48)
     with pytest.raises(thalweg.UsageError, match="shares its memory"):
         list(sweep.trials({**model, "layers.0.weight": shared, "layers.1.weight": shared}))
+
+
+class Model(torch.nn.Module):
+    """Parameters that may be given other memory, and one whose memory others look at."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(48, 64, bias=False) for _ in range(3))
+        for layer in self.layers:
+            del layer.weight
+        self.scale = torch.nn.Parameter(torch.zeros_like(tensors["scale"]))
+        for name in ("empty", "positions", "mask"):
+            self.register_buffer(name, torch.zeros_like(tensors[name]))
+        for i, layer in enumerate(self.layers):
+            layer.weight = torch.nn.Parameter(torch.zeros_like(tensors[f"layers.{i}.weight"]))
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_memory_is_exchanged_only_where_nothing_else_looks_at_it(tmp_path: Path, mode: Callable[[], Any]) -> None:
+    make_sources(tmp_path, [torch.float32] * 3, n_sources=4)
+    sweep = thalweg.sweep(tmp_path, [2, 3, 4], schemes=["sma", "wma"])
+    model = Model(empty_like(sweep))
+    alias = model.get_parameter("layers.1.weight").detach()
+    array = model.get_buffer("positions").numpy()
+    owned = numpy.zeros((), numpy.float32)
+    model.scale.data = torch.from_numpy(owned)
+    third = model.get_parameter("layers.2.weight")
+    third.data = torch.zeros(2 * 64 * 48)[: 64 * 48].view(64, 48)
+    half = third.detach()
+    places: dict[str, set[int]] = {}
+    with mode():
+        for trial in sweep.trials(model, hold="1GB"):
+            expected = thalweg.merge(trial.plan).state_dict()
+            for name, tensor in model.state_dict().items():
+                assert torch.equal(tensor, expected[name]), (trial, name)
+                places.setdefault(name, set()).add(tensor.data_ptr())
+            assert torch.equal(alias, expected["layers.1.weight"]) and torch.equal(half, expected["layers.2.weight"])
+            assert array.tolist() == expected["positions"].tolist() and float(owned) == float(expected["scale"])
+    watched = ("layers.1.weight", "layers.2.weight", "positions", "scale")
+    assert all(len(places[name]) == 1 for name in watched), places
+    # Where it can be found out that nothing looks, nothing is copied.
+    assert (len(places["layers.0.weight"]) > 1) == hasattr(torch._C, "_storage_Use_Count")
+
+
+def test_a_model_that_is_replaced_between_trials_is_refused(tmp_path: Path) -> None:
+    make_sources(tmp_path, [torch.float32] * 3)
+    sweep = thalweg.sweep(tmp_path, [1, 2, 3])
+    model = Model(empty_like(sweep))
+    with pytest.raises(thalweg.UsageError, match="`layers.0.weight` was moved or replaced"):
+        for _ in sweep.trials(model):
+            model.get_parameter("layers.0.weight").data = torch.zeros(48, 64).t()
 
 
 def test_the_windows_are_those_of_the_command_line(tmp_path: Path, run_program: Program) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import thalweg
-from conftest import make_sources, raw, read_folder
+from conftest import ROOT, make_sources, raw, read_folder
 from test_tensors import _resident_bytes
 
 
@@ -84,6 +84,12 @@ def test_one_iterator_in_two_threads_is_refused_not_torn(tmp_path: Path) -> None
     for thread in threads:
         thread.join(timeout=120)
     assert sorted(found) == merge.keys()
+
+
+def test_many_threads_at_once_as_in_a_free_threaded_python() -> None:
+    words = [sys.executable, str(ROOT / "scripts/free_threaded.py")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("ok  ") == 6, done.stdout + done.stderr
 
 
 def test_progress_is_told_and_ends_whole(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The load format for vLLM, against the interface that it builds on: vLLM itself needs a GPU."""
+"""The load format for vLLM, against the interface that it builds on, and in vLLM itself where that is installed."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from importlib.metadata import entry_points
@@ -13,14 +14,14 @@ import pytest
 import torch
 
 import thalweg
-from conftest import FORMATS, raw
+from conftest import FORMATS, ROOT, raw
 from thalweg import vllm
 
 RUN = FORMATS["safetensors"][0].parent
 
 
 class BaseModelLoader(ABC):
-    """As in vLLM 0.33.0."""
+    """As in vLLM 0.32 and 0.33."""
 
     def __init__(self, load_config: Any) -> None:
         self.load_config = load_config
@@ -101,3 +102,11 @@ def test_a_config_without_a_plan_is_refused_with_one_that_works(loaders: dict[st
         assert "model_loader_extra_config" in str(error.value.hint)
     with pytest.raises(thalweg.UsageError, match="`last` beside `plan`"):
         vllm.open_merge({"plan": "plan.json", "last": 3})
+
+
+def test_vllm_itself_answers_as_over_the_written_merge(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    words = [sys.executable, str(ROOT / "scripts/vllm_unwritten.py"), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("0 of 4 answers differ") == 2

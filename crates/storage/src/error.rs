@@ -1,7 +1,7 @@
 //! What can go wrong below: the path and the act are always said.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What paths may be.
 const SUPPORTED: &str = if cfg!(feature = "cloud") {
@@ -230,6 +230,25 @@ impl HubFault {
 }
 
 impl Error {
+    /// The file or folder that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. }
+            | Self::Truncated { path, .. }
+            | Self::Changed { path }
+            | Self::TooLarge { path, .. }
+            | Self::NotAFile { path }
+            | Self::NotAnOutput { path }
+            | Self::MayNotReplace { path, .. }
+            | Self::NoPlace { path, .. }
+            | Self::UnsupportedScheme { path, .. }
+            | Self::Remote { path, .. }
+            | Self::UnfinishedUpload { path }
+            | Self::Locked { path } => Some(path),
+            _ => None,
+        }
+    }
+
     /// What to do next, if anything helps.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
 use thalweg_merge::align::align_sources;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::open_sources;
@@ -14,6 +15,7 @@ use thalweg_tensor::TensorSource;
 use crate::Error;
 use crate::extrapolate::{LEAST_POINTS, default_window};
 use crate::record::{GeometryRow, GroupRow};
+use crate::request::label;
 use crate::tensor_groups::{layer_of, tensor_class_of};
 
 /// The geometry of a model, of its layers and of classes of tensors.
@@ -84,6 +86,43 @@ impl TrajectoryGeometry {
         }
     }
 
+    /// Which checkpoints cannot be measured, in words; `None` if all can.
+    pub fn fault(&self, chosen: &[SourceRef]) -> Option<String> {
+        let not_finite = self.whole.not_finite();
+        let what = "NaN, infinity or values too large to square";
+        match (not_finite.as_slice(), chosen.last()) {
+            ([], _) => None,
+            // All products are taken about the newest checkpoint.
+            ([.., last], Some(newest)) if last + 1 == chosen.len() => {
+                Some(format!("`{}` holds {what}, and all distances are measured from it", label(newest)))
+            }
+            (some, _) => {
+                let labels: Vec<String> = some.iter().map(|&i| format!("`{}`", label(&chosen[i]))).collect();
+                let hold = if some.len() == 1 { "holds" } else { "hold" };
+                Some(format!("{} {hold} {what}", labels.join(", ")))
+            }
+        }
+    }
+
+    /// The document of `thalweg explain --json`.
+    pub fn document(&self, chosen: &[SourceRef]) -> Value {
+        let checkpoint =
+            |one: &SourceRef| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens});
+        let layers: serde_json::Map<_, _> =
+            self.layers.iter().map(|(layer, geometry)| (layer.to_string(), numbers(geometry))).collect();
+        let classes: serde_json::Map<_, _> =
+            self.classes.iter().map(|(class, geometry)| (class.clone(), numbers(geometry))).collect();
+        json!({
+            "kind": "thalweg-geometry",
+            "version": 1,
+            "checkpoints": chosen.iter().map(checkpoint).collect::<Vec<_>>(),
+            "model": numbers(&self.whole),
+            "merged_points": self.points.as_ref().map(point_numbers),
+            "layers": layers,
+            "tensor_classes": classes,
+        })
+    }
+
     /// The same as a part of a study.
     pub fn row(&self, chosen: &[SourceRef]) -> GeometryRow {
         let group = |name: String, geometry: &Geometry| {
@@ -109,6 +148,41 @@ impl TrajectoryGeometry {
             mean_to_newest: Some(self.whole.mean_to_newest),
         }
     }
+}
+
+fn point_numbers(points: &PointGeometry) -> Value {
+    json!({
+        "verdict": if points.is_line() { "line" } else { "no line" },
+        "window": points.window,
+        "n_points": points.leading.len(),
+        "component_shares": points.component_shares,
+        "random_walk_shares": points.random_walk_shares,
+        "displacement_cosines": points.displacement_cosines,
+        "random_walk_cosine": points.random_walk_cosine,
+        "drift_per_point": points.drift_per_point,
+        "averaging_lag": points.averaging_lag,
+    })
+}
+
+fn numbers(geometry: &Geometry) -> Value {
+    json!({
+        "norms": geometry.norms,
+        "distances": geometry.distances,
+        "displacements": geometry.displacements,
+        "displacement_cosines": geometry.displacement_cosines,
+        "plane": geometry.plane,
+        "component_shares": geometry.component_shares,
+        "random_walk_shares": geometry.random_walk_shares,
+        "white_noise_shares": geometry.white_noise_shares,
+        "drift_per_interval": geometry.drift_per_interval,
+        "averaging_lag": geometry.averaging_lag,
+        "mean_to_newest": geometry.mean_to_newest,
+    })
+}
+
+/// The title of a study of the geometry of a run or checkpoint at `path`.
+pub fn geometry_title(path: &str) -> String {
+    format!("Geometry of {path}")
 }
 
 /// What a geometry says: a few words, and sentences with numbers.

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use serde::Serialize;
+use serde_json::Value;
 use thalweg_checkpoint::{SideFileKind, needed_files, open_checkpoint};
 use thalweg_merge::context::{RunContext, Stage};
 use thalweg_storage::hub::{Hub, HubFile, HubFolder, HubProgress, HubRef, HubWish};
@@ -87,7 +89,7 @@ impl FetchPlan {
     }
 
     /// How many of them are not in the cache, and the bytes that have to be fetched.
-    pub fn to_fetch(&self) -> (usize, u64) {
+    pub(crate) fn to_fetch(&self) -> (usize, u64) {
         let missing = self.missing();
         (missing.len(), missing.iter().map(|(_, file)| file.len_bytes - self.folder.partial_bytes(file)).sum())
     }
@@ -97,6 +99,20 @@ impl FetchPlan {
         let missing = revision.files.iter().filter(|file| !self.folder.has_blob(file));
         missing.map(|file| file.len_bytes - self.folder.partial_bytes(file)).sum()
     }
+}
+
+/// The root of the local cache, as the variables of the process name it, if they do.
+///
+/// # Errors
+/// `Request` if there is none; `Storage` if it cannot be reached.
+pub fn cache_root(named: Option<PathBuf>, storage: &dyn Storage) -> Result<PathBuf, Error> {
+    let named = named.ok_or_else(|| {
+        Error::request_with_hint(
+            "there is no folder for the local Hugging Face cache",
+            "set `HF_HOME` or `HF_HUB_CACHE`",
+        )
+    })?;
+    Ok(storage.canonical_path(&named)?)
 }
 
 /// Finds out what is to be fetched. `root` is that of the local cache.
@@ -190,6 +206,94 @@ pub fn execute_fetch(plan: &FetchPlan, hub: &dyn Hub, cx: &RunContext<'_>) -> Re
     cx.check_interrupt()?;
     outcome?;
     Ok(Fetched { fetched_bytes: fetched.into_inner() as u64, next: next_command(plan, &cx.storage)? })
+}
+
+/// What is fetched, and what came of it: the document of `thalweg fetch --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FetchReport {
+    kind: &'static str,
+    version: u32,
+    /// `ORG/NAME`.
+    pub repository: String,
+    /// The folder of the repository in the local cache.
+    pub folder: PathBuf,
+    /// Branches and tags that the repository has.
+    pub n_refs: usize,
+    /// The revisions, oldest first where they have steps.
+    pub revisions: Vec<RevisionReport>,
+    /// Different files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were not in the cache before.
+    pub missing_bytes: u64,
+    /// Bytes that were fetched; `None` as long as nothing was.
+    pub fetched_bytes: Option<u64>,
+    /// The command that merges what was fetched.
+    pub next: Option<String>,
+}
+
+/// What is fetched of a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RevisionReport {
+    /// Its name.
+    pub name: String,
+    /// Its commit.
+    pub commit: String,
+    /// The step in its name.
+    pub step: Option<u64>,
+    /// The tokens in its name.
+    pub tokens: Option<u64>,
+    /// The files that a merge of it reads.
+    pub files: Vec<String>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were not in the cache before.
+    pub missing_bytes: u64,
+}
+
+impl FetchReport {
+    /// What a plan says, with the cache as it is now: made before the plan is executed.
+    pub fn of_plan(plan: &FetchPlan) -> Self {
+        let of = |revision: &FetchRevision| RevisionReport {
+            name: revision.name.clone(),
+            commit: revision.commit.clone(),
+            step: revision.step,
+            tokens: revision.tokens,
+            files: revision.files.iter().map(|file| file.path.clone()).collect(),
+            bytes: revision.files.iter().map(|file| file.len_bytes).sum(),
+            missing_bytes: plan.missing_bytes(revision),
+        };
+        let (files, bytes) = plan.total();
+        Self {
+            kind: "thalweg-fetch",
+            version: 1,
+            repository: plan.repository.clone(),
+            folder: plan.folder.path().to_owned(),
+            n_refs: plan.n_refs,
+            revisions: plan.revisions.iter().map(of).collect(),
+            files,
+            bytes,
+            missing_bytes: plan.to_fetch().1,
+            fetched_bytes: None,
+            next: None,
+        }
+    }
+
+    /// Adds what came of it.
+    #[must_use]
+    pub fn with_outcome(self, fetched: &Fetched) -> Self {
+        Self { fetched_bytes: Some(fetched.fetched_bytes), next: Some(fetched.next.clone()), ..self }
+    }
+
+    /// The report as JSON.
+    ///
+    /// # Errors
+    /// `Request` where the path of the cache is not text.
+    pub fn to_json(&self) -> Result<Value, Error> {
+        serde_json::to_value(self)
+            .map_err(|error| Error::request(format!("the report cannot be written as JSON: {error}")))
+    }
 }
 
 /// Which revisions wait for which files.

@@ -35,6 +35,7 @@ pub mod recorded;
 pub mod recover;
 pub mod request;
 mod resample;
+pub mod restart;
 pub mod select;
 mod start_files;
 pub mod start_policy;

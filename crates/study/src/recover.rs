@@ -58,7 +58,7 @@ pub fn search_spikes(log: &StepLog, options: &SpikeOptions) -> SpikeSearch {
 }
 
 /// The spikes of a run under the default options, and which losses were searched; `None` without a log.
-pub fn spikes_of_run(trajectory: &Trajectory) -> Option<SpikeSearch> {
+pub(crate) fn spikes_of_run(trajectory: &Trajectory) -> Option<SpikeSearch> {
     let threshold = SpikeOptions::default().threshold;
     Some(describe_search(trajectory.log()?, trajectory.spikes().to_vec(), threshold))
 }

@@ -23,7 +23,7 @@ pub(crate) const START_VERSION: u64 = 1;
 /// Name of the file in the start point's folder.
 pub const START_NAME: &str = thalweg_merge::own::START_NAME;
 /// What marks a file as a start policy. Only such a file may be replaced.
-pub const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
+pub(crate) const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
 
 /// What is known of learning rates for continued training from a merge.
 const CPT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: for a merge the paper \

@@ -300,6 +300,27 @@ impl Error {
         if error.is_not_found() { Self::NotFound { path: path.to_owned() } } else { Self::Storage(error) }
     }
 
+    /// The run, checkpoint or log that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Storage(error) => error.path(),
+            Self::Store(error) => error.path(),
+            Self::NotFound { path }
+            | Self::IdleLogOption { path, .. }
+            | Self::IsCheckpoint { path }
+            | Self::InsideCheckpoint { path, .. }
+            | Self::NotARun { path, .. }
+            | Self::HoldsMerges { path, .. }
+            | Self::RevisionNotFound { path, .. }
+            | Self::RevisionUnclear { path, .. }
+            | Self::NoMatch { path, .. }
+            | Self::RunConfig { path, .. }
+            | Self::Log { path, .. }
+            | Self::NothingFinished { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// The facts below the first line, such as the checkpoints that do exist. Empty where the first line says it all.
     pub fn details(&self) -> Vec<String> {
         match self {

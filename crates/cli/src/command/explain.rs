@@ -2,12 +2,10 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
 use thalweg_merge::geometry::Geometry;
 use thalweg_merge::plan::SourceRef;
-use thalweg_merge::points::PointGeometry;
 use thalweg_storage::publish::publish_file;
-use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, line_answer, measure_geometry};
+use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, geometry_title, line_answer, measure_geometry};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
 use thalweg_study::write_study::{check_study_folder, write_study};
@@ -24,9 +22,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     let resolver = world.resolver();
     let from = (&(&args.selection).into(), &(&args.run).into());
     let chosen = choose_checkpoints(&args.inputs, from, SourceOrder::BySteps { keep_option: None }, &resolver)?;
-    if chosen.len() < 2 {
-        return Err(Error::usage("geometry needs at least two checkpoints"));
-    }
+    let plan = resolver.geometry_plan(&chosen)?;
     if let Some(path) = &args.svg {
         check_new_document(&world.storage, path, PLANE_FILE)?;
     }
@@ -34,11 +30,10 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         check_study_folder(&*world.storage, folder)?;
     }
     let run = world.context(args.memory.0);
-    let plan = resolver.geometry_plan(&chosen)?;
     let measured = measure_geometry(&plan, &run);
     world.clear_progress();
     let report = Report(measured?);
-    let fault = report.fault(&chosen);
+    let fault = report.0.fault(&chosen);
     if let Some(fault) = fault.as_ref().filter(|_| args.svg.is_some() || args.out.is_some()) {
         return Err(Error::usage_with_hint(
             format!("the trajectory cannot be drawn: {fault}"),
@@ -52,17 +47,15 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         messages.note(format!("the trajectory is drawn in `{}`", path.display()));
     }
     if let Some(folder) = &args.out {
-        let title =
-            format!("Geometry of {}", args.inputs.first().map_or_else(String::new, |p| p.display().to_string()));
         let run_path = args.inputs.first().map_or_else(String::new, |path| path.display().to_string());
-        let mut record = StudyRecord::new(title, run_path, command_line());
+        let mut record = StudyRecord::new(geometry_title(&run_path), run_path, command_line());
         record.geometry = Some(report.0.row(&chosen));
         world.storage.create_folder(folder)?;
         write_study(&*world.storage, folder, &record)?;
     }
     // The document has each tensor class and layer, so it is not built in vain.
     if messages.wants_json() {
-        messages.json(&report.document(&chosen));
+        messages.json(&report.0.document(&chosen));
     }
     messages.text(&report.text(&chosen));
     fault.iter().for_each(|fault| messages.note(fault));
@@ -73,44 +66,6 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
 struct Report(TrajectoryGeometry);
 
 impl Report {
-    /// Which checkpoints have no norm, if any.
-    fn fault(&self, chosen: &[SourceRef]) -> Option<String> {
-        let not_finite = self.0.whole.not_finite();
-        let what = "NaN, infinity or values too large to square";
-        match (not_finite.as_slice(), chosen.last()) {
-            ([], _) => None,
-            // All products are taken about the newest checkpoint.
-            ([.., last], Some(newest)) if last + 1 == chosen.len() => {
-                Some(format!("`{}` holds {what}, and all distances are measured from it", label(newest)))
-            }
-            (some, _) => {
-                let labels: Vec<String> = some.iter().map(|&i| format!("`{}`", label(&chosen[i]))).collect();
-                let hold = if some.len() == 1 { "holds" } else { "hold" };
-                Some(format!("{} {hold} {what}", labels.join(", ")))
-            }
-        }
-    }
-
-    fn document(&self, chosen: &[SourceRef]) -> serde_json::Value {
-        let checkpoints: Vec<_> = chosen
-            .iter()
-            .map(|one| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens}))
-            .collect();
-        let layers: serde_json::Map<_, _> =
-            self.0.layers.iter().map(|(layer, geometry)| (layer.to_string(), numbers(geometry))).collect();
-        let classes: serde_json::Map<_, _> =
-            self.0.classes.iter().map(|(class, geometry)| (class.clone(), numbers(geometry))).collect();
-        json!({
-            "kind": "thalweg-geometry",
-            "version": 1,
-            "checkpoints": checkpoints,
-            "model": numbers(&self.0.whole),
-            "merged_points": self.0.points.as_ref().map(point_numbers),
-            "layers": layers,
-            "tensor_classes": classes,
-        })
-    }
-
     fn text(&self, chosen: &[SourceRef]) -> String {
         let (word, sentences) = geometry_answer(&self.0.row(chosen));
         let mut text = format!("{word}. {}\n\n", sentences.join(" "));
@@ -167,34 +122,4 @@ fn group_table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (S
 #[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-fn point_numbers(points: &PointGeometry) -> serde_json::Value {
-    json!({
-        "verdict": if points.is_line() { "line" } else { "no line" },
-        "window": points.window,
-        "n_points": points.leading.len(),
-        "component_shares": points.component_shares,
-        "random_walk_shares": points.random_walk_shares,
-        "displacement_cosines": points.displacement_cosines,
-        "random_walk_cosine": points.random_walk_cosine,
-        "drift_per_point": points.drift_per_point,
-        "averaging_lag": points.averaging_lag,
-    })
-}
-
-fn numbers(geometry: &Geometry) -> serde_json::Value {
-    json!({
-        "norms": geometry.norms,
-        "distances": geometry.distances,
-        "displacements": geometry.displacements,
-        "displacement_cosines": geometry.displacement_cosines,
-        "plane": geometry.plane,
-        "component_shares": geometry.component_shares,
-        "random_walk_shares": geometry.random_walk_shares,
-        "white_noise_shares": geometry.white_noise_shares,
-        "drift_per_interval": geometry.drift_per_interval,
-        "averaging_lag": geometry.averaging_lag,
-        "mean_to_newest": geometry.mean_to_newest,
-    })
 }

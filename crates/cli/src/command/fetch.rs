@@ -9,15 +9,12 @@ use crate::messages::Messages;
 #[cfg(feature = "cloud")]
 pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     use thalweg_storage::{HubClient, HubSettings};
-    use thalweg_study::fetch::{FetchRequest, execute_fetch, plan_fetch};
+    use thalweg_study::fetch::{FetchReport, FetchRequest, cache_root, execute_fetch, plan_fetch};
 
     use crate::run::hub_cache_root;
     use crate::store::wait_notes;
 
-    let root = hub_cache_root().ok_or_else(|| {
-        Error::usage_with_hint("there is no folder for the local Hugging Face cache", "set `HF_HOME` or `HF_HUB_CACHE`")
-    })?;
-    let root = world.storage.canonical_path(&root)?;
+    let root = cache_root(hub_cache_root(), &*world.storage)?;
     let settings = HubSettings::from_variables(&|name| std::env::var_os(name));
     let hub = HubClient::new(settings, world.interrupt().clone(), wait_notes(messages.notes()))?;
     let request = FetchRequest {
@@ -29,9 +26,9 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
     };
     let cx = world.context(crate::host::SUMMING_MEMORY_BYTES);
     let plan = plan_fetch(&request, &hub, (&root, &world.resolver()))?;
-    let document = shown::document(&plan);
+    let report = FetchReport::of_plan(&plan);
     if args.dry_run {
-        messages.json(&document);
+        messages.json(&report.to_json()?);
         messages.text(&shown::text(&plan));
         return Ok(Outcome::Done);
     }
@@ -39,7 +36,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
     let outcome = execute_fetch(&plan, &hub, &cx);
     world.clear_progress();
     let fetched = outcome?;
-    messages.json(&shown::with_outcome(document, &fetched));
+    messages.json(&report.with_outcome(&fetched).to_json()?);
     messages.text(&shown::outcome_text(&plan, &fetched, began.elapsed().as_secs_f64()));
     Ok(Outcome::Done)
 }
@@ -57,50 +54,10 @@ pub(crate) fn run(args: &FetchArgs, _world: &World<'_>, _messages: &Messages) ->
 mod shown {
     use std::fmt::Write;
 
-    use serde_json::{Value, json};
     use thalweg_study::fetch::{FetchPlan, Fetched, describe_fetch};
 
     use crate::options::{show_bytes, show_count};
     use crate::pace::show_network_rate;
-
-    pub(super) fn document(plan: &FetchPlan) -> Value {
-        let (n_files, n_bytes) = plan.total();
-        let (_, to_fetch_bytes) = plan.to_fetch();
-        let revisions: Vec<Value> = plan
-            .revisions
-            .iter()
-            .map(|revision| {
-                json!({
-                    "name": revision.name,
-                    "commit": revision.commit,
-                    "step": revision.step,
-                    "tokens": revision.tokens,
-                    "files": revision.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
-                    "bytes": revision.files.iter().map(|file| file.len_bytes).sum::<u64>(),
-                    "missing_bytes": plan.missing_bytes(revision),
-                })
-            })
-            .collect();
-        json!({
-            "kind": "thalweg-fetch",
-            "version": 1,
-            "repository": plan.repository,
-            "folder": plan.folder.path(),
-            "n_refs": plan.n_refs,
-            "revisions": revisions,
-            "files": n_files,
-            "bytes": n_bytes,
-            "missing_bytes": to_fetch_bytes,
-            "fetched_bytes": null,
-            "next": null,
-        })
-    }
-
-    pub(super) fn with_outcome(mut document: Value, fetched: &Fetched) -> Value {
-        document["fetched_bytes"] = json!(fetched.fetched_bytes);
-        document["next"] = json!(fetched.next);
-        document
-    }
 
     pub(super) fn text(plan: &FetchPlan) -> String {
         let mut text = format!("{}\n", describe_fetch(plan));

@@ -6,6 +6,7 @@ use thalweg_merge::plan::SourceRef;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_storage::guard::output_path;
 use thalweg_study::request::{Resolver, SchemeOptions, Selection};
+use thalweg_study::restart::{check_policy_place, publish_policy};
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{StartPurpose, StartSource, StatePolicy};
 use thalweg_study::start_window::default_start_window;
@@ -17,7 +18,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, execute};
 use crate::messages::Messages;
-use crate::policy::{check_policy_place, describe_policy, publish_policy, with_files_of};
+use crate::policy::describe_policy;
 use crate::run::learning_rate_at;
 
 pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
@@ -27,11 +28,11 @@ pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Re
     let resolver = world.resolver();
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     let window = window(&(&args.selection).into(), &trajectory, &resolver)?;
-    check_policy_place(&args.out, world)?;
+    check_policy_place(&*world.storage, &args.out)?;
     let merge = resolver.window_plan(&window, &scheme, &(&args.output).into(), &args.out)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
-    let policy = with_files_of(policy(args, &trajectory, &window, world)?, &merge);
-    publish_policy(&policy, &args.out, world)?;
+    let policy = policy(args, &trajectory, &window, world)?.with_files_of(&merge);
+    publish_policy(&*world.storage, &policy, &args.out)?;
     messages.json(&document(&policy, outcome.as_ref()));
     let mut text: String = outcome.iter().map(describe).collect();
     describe_policy(&mut text, &policy);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thalweg_checkpoint::Checkpoint;
 use thalweg_storage::{FileKind, Storage};
+use thalweg_study::restart::log_document;
 use thalweg_tensor::counted;
 use thalweg_trajectory::{Fault, Spike, Trajectory, describe_own_output, lasting_spike};
 
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_count;
-use crate::run::{log_json, log_words};
+use crate::run::log_words;
 
 /// Checkpoints that a table shows of a long run: the first and the last ones.
 const MAX_ROWS: usize = 40;
@@ -82,7 +83,7 @@ fn document(trajectory: &Trajectory) -> serde_json::Value {
         "kind": "thalweg-inspect-run",
         "version": 1,
         "path": trajectory.path(),
-        "log": log_json(trajectory),
+        "log": log_document(trajectory),
         "checkpoints": checkpoints,
         "spikes": trajectory.spikes().iter().map(spike_row).collect::<Vec<_>>(),
     })

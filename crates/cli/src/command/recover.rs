@@ -2,52 +2,43 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
 use thalweg_lab::config::MomentsPolicy;
-use thalweg_merge::engine::MergeOutcome;
-use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
-use thalweg_merge::plan::MergePlan;
-use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_merge::scheme::Scheme;
-use thalweg_storage::guard::output_path;
-use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row, spikes_of_run};
+use thalweg_study::recover::{RecoveryPlan, SpikeSearch};
 use thalweg_study::request::parse_scheme_word;
-use thalweg_study::select::source_ref;
+use thalweg_study::restart::{Restart, RestartRequest, UNWRITTEN, recovery_document, search_run};
 use thalweg_study::start_policy::{DataPolicy, StatePolicy};
 use thalweg_tensor::counted;
-use thalweg_trajectory::{Trajectory, TrajectoryNote};
+use thalweg_trajectory::Trajectory;
 
-use crate::args::{DataChoice, FormatChoice, MomentsChoice, RecoverArgs};
+use crate::args::{DataChoice, MomentsChoice, RecoverArgs};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::merged::{describe, execute};
+use crate::merged::{describe, execute_options};
 use crate::messages::Messages;
-use crate::policy::{check_policy_place, describe_policy, publish_policy, with_files_of};
-use crate::run::{log_json, log_words};
-
-/// Where a merge goes, unless the user says.
-const UNWRITTEN: &str = "OUT";
+use crate::policy::describe_policy;
+use crate::run::log_words;
 
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let scheme = parse_scheme_word(&args.scheme)?;
+    let request = request(args)?;
     let resolver = world.resolver();
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
-    let Some(search) = spikes_of_run(&trajectory) else {
-        return Err(no_log(&trajectory));
-    };
+    let search = search_run(&trajectory)?;
     if search.spikes.is_empty() {
-        messages.json(&document(&trajectory, &search, None));
+        messages.json(&recovery_document(&trajectory, &search, None));
         messages.text(&looked_at(&trajectory, &search));
         return Ok(Outcome::No);
     }
-    let plan = plan_recovery(&trajectory, &search)?;
-    let moments = moments_policy(args.moments, &plan, messages);
-    let proposal = propose(args, &plan, moments, world)?;
-    let (proposal, outcome) = write((args, &scheme), &plan, proposal, world)?;
-    messages.json(&document(&trajectory, &search, Some((&plan, &proposal, outcome.as_ref()))));
+    let cx = world.context(args.execution.memory.0);
+    let restart = Restart::propose(&request, (&trajectory, &search), &resolver, &cx)?;
+    let written = restart.write(&request, execute_options(&args.execution), &resolver, &cx);
+    world.clear_progress();
+    let restart = written?;
+    messages.json(&recovery_document(&trajectory, &search, Some(&restart)));
+    let Restart { plan, policy, outcome } = &restart;
     let mut text = looked_at(&trajectory, &search);
-    describe_proposal(&mut text, args, &scheme, &plan, &proposal);
+    describe_proposal(&mut text, args, &request.scheme, plan, policy);
     text.extend(outcome.iter().map(describe));
     messages.text(&text);
     plan.notes.iter().for_each(|note| messages.note(note));
@@ -57,113 +48,21 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     Ok(Outcome::Done)
 }
 
-/// Why a run has no log: there is none, or those that were found cannot be used.
-fn no_log(trajectory: &Trajectory) -> Error {
-    let path = trajectory.path().display();
-    let unreadable = |note: &TrajectoryNote| match note {
-        TrajectoryNote::LogUnreadable { reason, hint } => Some((reason.clone(), hint.clone())),
-        _ => None,
-    };
-    let (faults, hints): (Vec<String>, Vec<Option<String>>) = trajectory.notes().iter().filter_map(unreadable).unzip();
-    if faults.is_empty() {
-        return Error::usage_with_hint(
-            format!("`{path}` has no step log, which is needed to find spikes"),
-            "name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files",
-        );
-    }
-    Error::usage_with_hint(
-        format!("`{path}` has no step log that can be used: {}", faults.join("; ")),
-        hints.into_iter().flatten().next().unwrap_or_else(|| "name another log with `--log`".to_owned()),
-    )
-}
-
-/// A single checkpoint has only its moments, so there is nothing to average.
-fn moments_policy(choice: MomentsChoice, plan: &RecoveryPlan, messages: &Messages) -> MomentsPolicy {
-    match choice {
-        MomentsChoice::Reset => MomentsPolicy::Reset,
-        MomentsChoice::Newest => MomentsPolicy::Newest,
-        MomentsChoice::Average if plan.sources.len() > 1 => MomentsPolicy::Average,
-        MomentsChoice::Average => {
-            messages.note("the average of one checkpoint's moments is its own: `newest`");
-            MomentsPolicy::Newest
-        }
-    }
-}
-
-fn propose(
-    args: &RecoverArgs,
-    plan: &RecoveryPlan,
-    moments: MomentsPolicy,
-    world: &World<'_>,
-) -> Result<StatePolicy, Error> {
-    let data = match args.data {
-        DataChoice::Skip => DataPolicy::Skip,
-        DataChoice::Replay => DataPolicy::Replay,
-    };
-    let checkpoint = match (plan.sources.as_slice(), &args.out) {
-        ([only], _) => only.path.clone(),
-        (_, Some(out)) => output_path(&*world.storage, out)?,
-        (_, None) => UNWRITTEN.into(),
-    };
-    let policy = StatePolicy::for_recovery(plan, checkpoint, moments, data);
-    let Some(newest) = plan.sources.last() else { return Ok(policy) };
-    let newest = world.pool.open(&newest.path, &world.reading)?;
-    // A merge has the format of its newest source and its state, where that format can be written.
-    let format = match (policy.is_merge(), args.output.format) {
-        (true, Some(FormatChoice::Safetensors)) => OutputFormat::Safetensors.to_string(),
-        (true, _) => OutputFormat::of(&newest).unwrap_or_default().to_string(),
-        (false, _) => newest.format_name().to_owned(),
-    };
-    let optimizer = match args.output.optimizer {
-        _ if format == OutputFormat::Safetensors.to_string() => OptimizerPolicy::Drop,
-        Some(asked) if policy.is_merge() => asked.into(),
-        _ => OptimizerPolicy::Newest,
-    };
-    Ok(policy.with_files(format, optimizer))
-}
-
-/// Merges, where there is more than one source and a place, and puts the policy beside the merge.
-fn write(
-    (args, scheme): (&RecoverArgs, &Scheme),
-    plan: &RecoveryPlan,
-    policy: StatePolicy,
-    world: &World<'_>,
-) -> Result<(StatePolicy, Option<MergeOutcome>), Error> {
-    let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok((policy, None)) };
-    check_policy_place(out, world)?;
-    let window: Vec<_> = plan.sources.iter().map(source_ref).collect();
-    let merge = MergePlan::new(vec![world.resolver().scheme_output(&window, scheme, &(&args.output).into(), out)?])?;
-    let policy = with_files_of(policy, &merge);
-    let outcome = execute(&merge, &args.execution, world)?.pop();
-    publish_policy(&policy, out, world)?;
-    Ok((policy, outcome))
-}
-
-type Proposal<'a> = (&'a RecoveryPlan, &'a StatePolicy, Option<&'a MergeOutcome>);
-
-fn document(trajectory: &Trajectory, search: &SpikeSearch, proposal: Option<Proposal<'_>>) -> serde_json::Value {
-    let mut document = json!({
-        "kind": "thalweg-recover",
-        "version": 1,
-        "spikes": search.spikes.iter().map(spike_row).collect::<Vec<_>>(),
-        "sources": [],
-        "searched": {
-            "log": log_json(trajectory),
-            "n_losses": search.n_losses,
-            "first_step": search.range.map(|(first, _)| first),
-            "last_step": search.range.map(|(_, last)| last),
-            "threshold": search.threshold,
+fn request(args: &RecoverArgs) -> Result<RestartRequest, Error> {
+    Ok(RestartRequest {
+        scheme: parse_scheme_word(&args.scheme)?,
+        moments: match args.moments {
+            MomentsChoice::Reset => MomentsPolicy::Reset,
+            MomentsChoice::Newest => MomentsPolicy::Newest,
+            MomentsChoice::Average => MomentsPolicy::Average,
         },
-    });
-    if let Some((plan, policy, outcome)) = proposal {
-        document["sources"] = json!(policy.sources);
-        document["spike"] = json!(spike_row(&plan.spike));
-        document["notes"] = plan.notes.iter().map(ToString::to_string).collect();
-        document["policy"] = json!(policy);
-        document["instructions"] = json!(policy.instructions());
-        document["receipt"] = json!(outcome.map(|outcome| outcome.path.join(RECEIPT_NAME)));
-    }
-    document
+        data: match args.data {
+            DataChoice::Skip => DataPolicy::Skip,
+            DataChoice::Replay => DataPolicy::Replay,
+        },
+        output: (&args.output).into(),
+        out: args.out.clone(),
+    })
 }
 
 /// The spikes, or that there is none, with what was looked at.

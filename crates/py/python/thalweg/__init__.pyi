@@ -33,19 +33,24 @@ __all__ = [
     "Comparison",
     "Diff",
     "Error",
+    "Fetched",
+    "FetchedRevision",
     "Forecast",
     "ForecastScore",
+    "Geometry",
     "Merge",
     "MergeError",
     "Plan",
     "PlanSource",
     "ProposedWindow",
     "Receipt",
+    "Recovery",
     "Results",
     "Run",
     "RunCheckpoint",
     "SchemeError",
     "Score",
+    "Spike",
     "StorageError",
     "Study",
     "StudyError",
@@ -55,12 +60,15 @@ __all__ = [
     "TensorInfo",
     "TensorIterator",
     "TrajectoryError",
+    "TrajectoryGeometry",
     "Trial",
     "UsageError",
     "Verification",
     "__version__",
     "compare_results",
     "diff",
+    "explain",
+    "fetch",
     "forecast",
     "from_pretrained",
     "merge",
@@ -68,6 +76,7 @@ __all__ = [
     "open_run",
     "plan",
     "read_results",
+    "recover",
     "select",
     "sweep",
     "verify",
@@ -343,6 +352,82 @@ class Run:
     def __len__(self) -> int: ...
 
 @final
+class FetchedRevision:
+    """A revision that was fetched. It can be given wherever the path of a checkpoint can."""
+
+    @property
+    def name(self) -> str:
+        """The name of the branch or tag."""
+
+    @property
+    def commit(self) -> str:
+        """Its commit."""
+
+    @property
+    def step(self) -> int | None:
+        """The step in its name, if there is one."""
+
+    @property
+    def tokens(self) -> int | None:
+        """The tokens in its name, if they are there."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder in the local cache."""
+
+    @property
+    def files(self) -> list[str]:
+        """The files that a merge of it reads."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its files."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of them that were not in the cache before."""
+
+    def __fspath__(self) -> str: ...
+
+@final
+class Fetched:
+    """What was fetched. It can be given wherever a run can."""
+
+    @property
+    def repository(self) -> str:
+        """The repository, as `ORG/NAME`."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder in the local cache: a run whose checkpoints are all cached revisions that have a step."""
+
+    @property
+    def revisions(self) -> list[FetchedRevision]:
+        """The revisions that were asked for, oldest first where they have steps."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all different files."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of them that were not in the cache before."""
+
+    @property
+    def fetched_bytes(self) -> int | None:
+        """Bytes that were fetched; `None` after `dry_run=True`."""
+
+    @property
+    def next(self) -> str | None:
+        """The command that merges these revisions, or shows the only one; `None` after `dry_run=True`."""
+
+    def to_json(self) -> str:
+        """The report as JSON, as `thalweg fetch --json` prints it."""
+
+    def __fspath__(self) -> str: ...
+    def __len__(self) -> int: ...
+
+@final
 class TensorDiff:
     """How a tensor of two checkpoints differs."""
 
@@ -427,6 +512,143 @@ class Verification:
 
     def to_json(self) -> str:
         """The verification as JSON, as `thalweg verify --json` prints it."""
+
+@final
+class Geometry:
+    """Distances and directions of n checkpoints, oldest first: of a whole model, a layer, or a class of tensors."""
+
+    @property
+    def norms(self) -> list[float]:
+        """Euclidean norm of each checkpoint, n values."""
+
+    @property
+    def distances(self) -> list[list[float]]:
+        """Distance of each checkpoint to each, n x n."""
+
+    @property
+    def displacements(self) -> list[float]:
+        """Length of the displacement from each checkpoint to the next, n - 1 values."""
+
+    @property
+    def displacement_cosines(self) -> list[float | None]:
+        """Cosine of each displacement with the next, n - 2 values; `None` where one has no length."""
+
+    @property
+    def plane(self) -> list[tuple[float, float]]:
+        """Coordinates of the checkpoints on the first two principal components."""
+
+    @property
+    def component_shares(self) -> list[float]:
+        """Share of the variance about the mean that each leading principal component takes."""
+
+    @property
+    def random_walk_shares(self) -> list[float]:
+        """The same for a random walk of n steps in high dimension."""
+
+    @property
+    def white_noise_shares(self) -> list[float]:
+        """The same for white noise about a fixed point."""
+
+    @property
+    def drift_per_interval(self) -> float:
+        """Progress along the first component, from oldest to newest, per interval."""
+
+    @property
+    def averaging_lag(self) -> float:
+        """Intervals by which the plain mean trails the newest checkpoint."""
+
+    @property
+    def mean_to_newest(self) -> float:
+        """Distance of the plain mean to the newest checkpoint."""
+
+@final
+class TrajectoryGeometry:
+    """The geometry of a trajectory, of the whole model and by groups of tensors."""
+
+    @property
+    def checkpoints(self) -> list[RunCheckpoint]:
+        """The checkpoints, oldest first."""
+
+    @property
+    def answer(self) -> str:
+        """What it says, in sentences with their numbers."""
+
+    @property
+    def fault(self) -> str | None:
+        """Which checkpoints cannot be measured, because they hold NaN or infinity; `None` if all can."""
+
+    @property
+    def whole(self) -> Geometry:
+        """Of all parameters together."""
+
+    @property
+    def layers(self) -> dict[int, Geometry]:
+        """By number of the layer."""
+
+    @property
+    def tensor_classes(self) -> dict[str, Geometry]:
+        """By class of tensor, such as `mlp.up_proj.weight`."""
+
+    def to_json(self) -> str:
+        """The geometry as JSON, as `thalweg explain --json` prints it."""
+
+    def write_study(self, folder: _Path, *, title: str | None = None) -> Study:
+        """Writes it as a study with a page, as `thalweg explain -o` does."""
+
+@final
+class Spike:
+    """A spike of a loss."""
+
+    @property
+    def onset(self) -> int:
+        """Its first step."""
+
+    @property
+    def peak(self) -> int:
+        """The step of its highest loss."""
+
+    @property
+    def end(self) -> int | None:
+        """The first step at which the loss is back; `None` if it did not recover."""
+
+    @property
+    def signal(self) -> str:
+        """Where it was seen, such as `loss`."""
+
+@final
+class Recovery:
+    """The spikes of a run, and what to resume from."""
+
+    @property
+    def spikes(self) -> list[Spike]:
+        """The spikes, oldest first."""
+
+    @property
+    def spike(self) -> Spike | None:
+        """The spike whose damage is left behind; `None` if there is no spike."""
+
+    @property
+    def sources(self) -> list[RunCheckpoint]:
+        """The checkpoints to resume from, oldest first: none, one to take as it is, or two or three to merge."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the merge of `sources`; `None` for fewer than two."""
+
+    @property
+    def instructions(self) -> list[tuple[str, list[str]]]:
+        """What to tell each trainer: its name, and one thing to do in each line."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to know."""
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The receipt of the merge, if it was written."""
+
+    def to_json(self) -> str:
+        """The recovery as JSON, as `thalweg recover --json` prints it."""
 
 @final
 class Trial:
@@ -895,6 +1117,111 @@ def select(
     checkpoint_pattern: str | None = None,
 ) -> list[RunCheckpoint]:
     """The checkpoints that a merge with the same options would take, oldest first: `select(run, last=10)`."""
+
+def explain(
+    run: _Path | Run | Fetched | None = None,
+    *,
+    sources: Sequence[_Path] | None = None,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    progress: _Progress | None = None,
+    last: _Count | None = None,
+    count: _Count | None = None,
+    interval_steps: _Count | None = None,
+    interval_tokens: _Count | None = None,
+    duration_steps: _Count | None = None,
+    duration_tokens: _Count | None = None,
+    end_step: _Count | None = None,
+    end_tokens: _Count | None = None,
+    from_step: _Count | None = None,
+    to_step: _Count | None = None,
+    every: _Count | None = None,
+    steps: Sequence[_Count] | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+) -> TrajectoryGeometry:
+    """The geometry of checkpoints of a run, `explain(run, last=10)`, or of given ones, `explain(sources=[a, b, c])`.
+
+    Distances, directions and principal components, from inner products alone: each checkpoint is read once. The other
+    keywords are those of `select`, and of `plan` for how checkpoints are read."""
+
+def recover(
+    run: _Path | Run,
+    out: _Path | None = None,
+    *,
+    scheme: str = "sma",
+    moments: str = "newest",
+    data: str = "skip",
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    progress: _Progress | None = None,
+    force: bool = False,
+    discard_partial: bool = False,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+    dtype: str | None = None,
+    out_shard_size: _Size | None = None,
+    drop: str | Sequence[str] | None = None,
+    code: bool | None = None,
+    digest: str | None = None,
+    no_model_card: bool | None = None,
+    to_huggingface: bool | None = None,
+    hf_assets: _Path | None = None,
+    format: str | None = None,
+    optimizer: str | None = None,
+    non_float: str | None = None,
+    router: str | None = None,
+    allow_config: str | Sequence[str] | None = None,
+    take_newest: str | Sequence[str] | None = None,
+    allow_non_finite: bool | None = None,
+    side_files_from: _Path | None = None,
+) -> Recovery:
+    """The loss spikes of a run, and what to resume from: up to three checkpoints before the spike, and how.
+
+    With `out`, their merge is written there, with the policy of the restart beside it. `moments` are `"newest"`,
+    `"reset"` or `"average"`; `data`, the batches up to the end of the spike, are `"skip"` or `"replay"`. The other
+    keywords are those of `open_run`, of `plan` about the output, and of `merge`."""
+
+def fetch(
+    repository: str,
+    *,
+    revisions: str | Sequence[str] | None = None,
+    checkpoint_pattern: str | None = None,
+    code: bool = False,
+    dry_run: bool = False,
+    progress: _Progress | None = None,
+    last: _Count | None = None,
+    count: _Count | None = None,
+    interval_steps: _Count | None = None,
+    interval_tokens: _Count | None = None,
+    duration_steps: _Count | None = None,
+    duration_tokens: _Count | None = None,
+    end_step: _Count | None = None,
+    end_tokens: _Count | None = None,
+    from_step: _Count | None = None,
+    to_step: _Count | None = None,
+    every: _Count | None = None,
+    steps: Sequence[_Count] | None = None,
+) -> Fetched:
+    """Fetches revisions of a repository of the Hugging Face Hub into the local cache, as `thalweg fetch` does.
+
+    `revisions` are names of branches and tags, in which `*` matches anything; the other keywords choose among them by
+    step, as for `select`. Only what a merge reads is fetched; `code` adds Python files. `dry_run` fetches nothing and
+    says what would be fetched. An interrupted fetch resumes with the next call."""
 
 def read_results(source: _Path | Mapping[str, Any]) -> Results:
     """Reads what another program found: a file, a folder, or what `lm_eval.simple_evaluate` returned."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+# As in `typing`, which takes as long to import as everything else here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Error(Exception):

@@ -7,13 +7,12 @@ is filled from a staging buffer, which is pinned for devices.
 from __future__ import annotations
 
 import math
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import torch
 
 from thalweg._errors import UsageError
-from thalweg._thalweg import _copy
+from thalweg._thalweg import _copy, _take
 
 if TYPE_CHECKING:
     from thalweg import Merge, Sweep, TensorInfo, Trial
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
 # Tensors that go through a staging buffer together hold so many bytes, or are one.
 _WINDOW_BYTES = 32 << 20
 _ALIGNMENT = 64
-# Memory that holds a trial, taken and copied from, costs about as much as reading so many checkpoints from memory.
-# Large pages were no cheaper: the system has to make room for them first.
-_SOURCES_PER_HELD = 4
+# Memory that holds a trial costs about as much as reading so many checkpoints from memory: in small pages, and in large
+# ones that the system has at hand.
+_SOURCES_PER_HELD = {False: 5, True: 1}
 # So many are held in any case.
 _FEW_TRIALS = 3
 # A disk or a network is waited for at least once for so many bytes; on a busy machine, being slow alone says little.
 _BYTES_PER_WAIT = 4 << 20
 
-_DTYPES: dict[str, str] = {
+_DTYPE_NAMES: dict[str, str] = {
     "BOOL": "bool",
     "U8": "uint8",
     "I8": "int8",
@@ -51,6 +50,11 @@ _DTYPES: dict[str, str] = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
 }
+# Those that this version of torch has.
+_DTYPES: dict[str, torch.dtype] = {
+    name: found for name, named in _DTYPE_NAMES.items() if isinstance(found := getattr(torch, named, None), torch.dtype)
+}
+_NAMES_OF_DTYPES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class LoadResult(NamedTuple):
@@ -90,11 +94,15 @@ def trials(sweep: Sweep, target: torch.nn.Module | Mapping[str, Any], strict: bo
     wanted = {name: places[name] for name in merged if name in places}
     _check(sweep, wanted, _missing(places, wanted) if strict else [], unexpected if strict else [])
     infos = {name: sweep.info(name) for name in wanted}
-    return _trials_in_turn(sweep, wanted, infos, hold_bytes)
+    return _trials_in_turn(sweep, wanted, infos, hold_bytes, isinstance(target, torch.nn.Module))
 
 
 def _trials_in_turn(
-    sweep: Sweep, wanted: Mapping[str, torch.Tensor], infos: Mapping[str, TensorInfo], hold_bytes: int
+    sweep: Sweep,
+    wanted: Mapping[str, torch.Tensor],
+    infos: Mapping[str, TensorInfo],
+    hold_bytes: int,
+    may_exchange: bool,
 ) -> Iterator[Trial]:
     """The first trial of a batch is merged to where it belongs, the others to memory that holds them until their turn."""
     plans = sweep.plans
@@ -102,31 +110,94 @@ def _trials_in_turn(
     elsewhere = {name: infos[name] for name in (*staged, *tied)}
     per_trial, of_first = (sum(info.nbytes for info in some.values()) for some in (infos, elsewhere))
     n_at_most = 1 + max(hold_bytes - of_first, 0) // max(per_trial, 1)
-    # While sources come from memory: what n / b readings and b held trials cost together is least there.
-    cheapest = round(math.sqrt(len(plans) * sweep._n_sources / _SOURCES_PER_HELD))
-    n_together = min(n_at_most, max(_FEW_TRIALS, cheapest))
     held = [_held(elsewhere)]
-    in_place = [(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()]
+    is_quick = False
+    if min(n_at_most, len(plans)) > 1:
+        held.append(_held(infos))
+        is_quick = _take_memory(held[-1])
+    # While sources come from memory: what n / b readings and b held trials cost together is least there.
+    cheapest = round(math.sqrt(len(plans) * sweep._n_sources / _SOURCES_PER_HELD[is_quick]))
+    n_together = min(n_at_most, max(_FEW_TRIALS, cheapest))
     first = 0
     while first < len(plans):
         batch = range(first, min(first + n_together, len(plans)))
-        held += [_held(infos) for _ in range(len(batch) - len(held))]
+        while len(held) < len(batch):
+            held.append(_held(infos))
+            is_quick = is_quick and _take_memory(held[-1])
+        _check_plain(direct)
         targets = [[(name, t.data_ptr(), t.nbytes) for name, t in state.items()] for state in held]
-        targets[0] += in_place
+        targets[0] += [(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()]
         waits = _waits()
         is_slow = sweep._fill(list(zip(batch, targets)))
         if is_slow and _waits() - waits > per_trial * len(batch) // _BYTES_PER_WAIT:
             n_together = n_at_most
         for trial_idx, state in zip(batch, held):
+            _check_plain(direct)
             with torch.no_grad():
-                shared = [(state[name], tensor) for name, tensor in direct.items() if name in state]
-                _copy([(merged.data_ptr(), tensor.data_ptr(), tensor.nbytes) for merged, tensor in shared])
+                _move_in(direct, state, may_exchange)
                 _bump_versions(direct)
                 for name, tensor in staged.items():
                     _put(tensor, state[name])
                 _check_ties(wanted, tied, state)
             yield plans[trial_idx]
         first = batch.stop
+
+
+def _check_plain(direct: Mapping[str, torch.Tensor]) -> None:
+    """Raises if the model was changed between two trials, so that its tensors cannot be written where they are."""
+    for name, tensor in direct.items():
+        if not is_plain(tensor):
+            raise UsageError(
+                f"`{name}` was moved or replaced while trials were loaded into the model",
+                "move the model before the first trial",
+            )
+
+
+def _move_in(direct: Mapping[str, torch.Tensor], state: dict[str, torch.Tensor], may_exchange: bool) -> None:
+    """Puts a held trial into the model: exchanges the memory of its tensors where it may, and copies the others."""
+    there = {name: tensor for name, tensor in direct.items() if name in state}
+    copied = []
+    for name, tensor in there.items():
+        if not (may_exchange and _exchange(tensor, state, name)):
+            copied.append((state[name].data_ptr(), tensor.data_ptr(), tensor.nbytes))
+    _copy(copied)
+
+
+def _exchange(tensor: torch.Tensor, state: dict[str, torch.Tensor], name: str) -> bool:
+    """Gives a tensor of a model the memory of a held one, which gets its own for that, as `Module.to` replaces memory.
+
+    False where somebody else might look at that memory: another tensor, an array of NumPy, another process.
+    """
+    held = state[name]
+    if not (_is_alone(tensor) and tensor.is_inference() == held.is_inference() and tensor.shape == held.shape):
+        return False
+    own = tensor.data
+    tensor.data = held
+    state[name] = own
+    return True
+
+
+def _is_alone(tensor: torch.Tensor) -> bool:
+    """Whether nothing else can see the memory of a tensor, which is all of its storage."""
+    if _users_of(tensor) != _USERS_OF_ONE:
+        return False
+    storage = tensor.untyped_storage()
+    return (
+        # The memory of another library, such as an array that a tensor was made from, cannot be resized.
+        storage.resizable()
+        and storage.nbytes() == tensor.nbytes
+        and not storage.is_shared()
+        and not tensor.is_pinned()
+    )
+
+
+def _users_of(tensor: torch.Tensor) -> int | None:
+    """How many references there are to its storage, which the caller's tensor keeps; None where torch does not tell."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    return None if count is None else int(count(tensor.untyped_storage()._cdata))
+
+
+_USERS_OF_ONE = _users_of(torch.empty(1)) or -1
 
 
 def _waits() -> int:
@@ -139,13 +210,14 @@ def _waits() -> int:
 
 
 def _held(infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
-    """Memory for tensors, in one piece: fewer and larger pages are taken than for one tensor after the other."""
-    ends = list(accumulate(-(-info.nbytes // _ALIGNMENT) * _ALIGNMENT for info in infos.values()))
-    memory = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8)
-    starts = [0, *ends]
-    return {
-        name: _view(memory[start : start + info.nbytes], info) for (name, info), start in zip(infos.items(), starts)
-    }
+    """Memory for tensors, each with its own, so that it can be exchanged."""
+    with torch.inference_mode(False):
+        return {name: torch.empty(info.shape, dtype=_dtype_of(info)) for name, info in infos.items()}
+
+
+def _take_memory(state: Mapping[str, torch.Tensor]) -> bool:
+    """Takes the memory of tensors now, in large pages if the system has them at hand, and says whether it has."""
+    return _take([(tensor.data_ptr(), tensor.nbytes) for tensor in state.values()])
 
 
 def _check_ties(
@@ -262,7 +334,7 @@ def _sort(
 
 
 def _is_direct(tensor: torch.Tensor, info: TensorInfo) -> bool:
-    return is_plain(tensor) and tensor.dtype is _torch_dtype(info.dtype)
+    return is_plain(tensor) and tensor.dtype is _DTYPES.get(info.dtype)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -277,11 +349,6 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
-def _torch_dtype(name: str) -> torch.dtype | None:
-    found = getattr(torch, _DTYPES.get(name, ""), None)
-    return found if isinstance(found, torch.dtype) else None
-
-
 def one_float_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype | None:
     """The element type of the floating tensors; None if there are several."""
     found = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
@@ -290,7 +357,7 @@ def one_float_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype | None:
 
 def dtype_name(dtype: torch.dtype) -> str | None:
     """The safetensors name of an element type."""
-    return next((name for name in _DTYPES if _torch_dtype(name) is dtype), None)
+    return _NAMES_OF_DTYPES.get(dtype)
 
 
 def _bump_versions(direct: Mapping[str, torch.Tensor]) -> None:
@@ -351,11 +418,15 @@ def _wait(devices: list[torch.device]) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
-    dtype = _torch_dtype(info.dtype)
+def _dtype_of(info: TensorInfo) -> torch.dtype:
+    dtype = _DTYPES.get(info.dtype)
     if dtype is None:
         raise UsageError(f"this version of torch has no element type for {info.dtype}")
-    return raw.view(dtype).view(info.shape)
+    return dtype
+
+
+def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    return raw.view(_dtype_of(info)).view(info.shape)
 
 
 def _check_tied(merge: Merge | _Window, tied: Mapping[str, torch.Tensor]) -> None:

@@ -87,12 +87,17 @@ impl HubFolder {
         self.path.join("blobs").join(format!("{}.incomplete", file.digest.digits()))
     }
 
+    /// Where the files of a commit are, or will be.
+    pub fn snapshot_path(&self, commit: &str) -> PathBuf {
+        self.path.join("snapshots").join(commit)
+    }
+
     /// Makes files visible in the snapshot of a commit, whose content is there.
     ///
     /// # Errors
     /// `Io`.
     pub fn link_snapshot(&self, commit: &str, files: &[HubFile]) -> Result<PathBuf, Error> {
-        let snapshot = self.path.join("snapshots").join(commit);
+        let snapshot = self.snapshot_path(commit);
         for file in files {
             let link = snapshot.join(&file.path);
             // A library that makes no links has put a copy there.

@@ -50,7 +50,7 @@ impl Resolver<'_> {
     ///
     /// # Errors
     /// As [`merge_plan`](Self::merge_plan).
-    pub fn scheme_output(
+    pub(crate) fn scheme_output(
         &self,
         window: &[SourceRef],
         scheme: &Scheme,
@@ -80,8 +80,11 @@ impl Resolver<'_> {
     /// A plan that only names checkpoints: for geometry, which has no output.
     ///
     /// # Errors
-    /// `Scheme` without checkpoints.
+    /// `Request` for fewer than two checkpoints.
     pub fn geometry_plan(&self, sources: &[SourceRef]) -> Result<MergePlan, Error> {
+        if sources.len() < 2 {
+            return Err(Error::request("geometry needs at least two checkpoints"));
+        }
         let mean = Scheme::Sma.coefficients(sources.len())?;
         Ok(MergePlan::new(vec![self.unwritten("geometry", sources, &mean)])?)
     }
