@@ -703,6 +703,7 @@ mod tests {
     fn threads_that_share_a_part_unpack_it_once() {
         const LEN_BYTES: u64 = 1 << 20;
         const READ_BYTES: u64 = 4096;
+        const N_THREADS: u64 = 4;
         let expected = content(1 << 20);
         let packed = deflated(&expected);
         let storage = MemoryStorage::new();
@@ -717,19 +718,20 @@ mod tests {
             packing: Packing::Deflate { crc: crc32fast::hash(&expected) },
         };
         let start = file.add(part).unwrap();
-        let next = AtomicU64::new(0);
-        let work = || {
+        // In step: a thread that is held up for long finds its bytes gone and unpacks the part once more.
+        let barrier = std::sync::Barrier::new(to_index(N_THREADS));
+        let work = |first: u64| {
             let mut out = vec![0; to_index(READ_BYTES)];
-            loop {
-                let from = next.fetch_add(READ_BYTES, Ordering::Relaxed);
-                if from >= LEN_BYTES {
-                    return;
-                }
+            for from in (first..LEN_BYTES).step_by(to_index(N_THREADS * READ_BYTES)) {
+                barrier.wait();
                 file.read_exact_at(start + from, &mut out).unwrap();
                 assert!(out == expected[to_index(from)..][..out.len()], "{from}");
             }
         };
-        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
+        let work = &work;
+        std::thread::scope(|scope| {
+            (0..N_THREADS).for_each(|i| drop(scope.spawn(move || work(i * READ_BYTES))));
+        });
         assert_eq!(counted.1.load(Ordering::Relaxed), packed.len() as u64);
     }
 

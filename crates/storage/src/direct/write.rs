@@ -1,5 +1,5 @@
-//! Large outputs: bytes are gathered in blocks, and threads write each full one while the caller continues. What does not
-//! fill a block goes through the page cache.
+//! Large outputs: bytes are gathered in blocks, and threads write each full one while the caller continues. What does
+//! not fill a block goes through the page cache.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
