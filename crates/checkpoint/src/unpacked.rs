@@ -352,8 +352,8 @@ pub(crate) struct DecoderPool {
 struct PoolState {
     /// Those used last are at the end.
     waiting: Vec<Cursor>,
-    /// Where the reads that are under way will end.
-    under_way: Vec<(PartKey, u64)>,
+    /// The part of each read that is under way, where its decoder was, and where the read will end.
+    under_way: Vec<(PartKey, Range<u64>)>,
     /// Where the reads begin that wait for one of those.
     queue: Vec<(PartKey, u64)>,
 }
@@ -368,8 +368,14 @@ impl PoolState {
 
     /// Whether a read should wait because one that is under way, or that waits itself, is nearer than `position`.
     fn must_wait(&self, key: PartKey, from: u64, position: Option<u64>) -> bool {
-        let is_nearer = |(other, at): &(PartKey, u64)| *other == key && position.is_none_or(|position| *at > position);
-        self.under_way.iter().any(|read| read.1 <= from && is_nearer(read))
+        let is_nearer = |at: u64| position.is_none_or(|position| at > position);
+        // It ends nearer, or passes here and keeps what it skips, or reads of what was kept.
+        let is_before = |read: &(PartKey, Range<u64>)| {
+            let Range { start, end } = read.1;
+            let passes = start <= from && from < end && end - start <= KEPT_BYTES && is_nearer(from);
+            read.0 == key && (end <= from && is_nearer(end) || passes)
+        };
+        self.under_way.iter().any(is_before)
             || position != Some(from)
                 && self.queue.iter().any(|read| read.0 == key && read.1 < from && position.is_none_or(|p| read.1 >= p))
     }
@@ -378,7 +384,7 @@ impl PoolState {
 /// A read that is under way.
 struct Turn<'a> {
     pool: &'a DecoderPool,
-    read: (PartKey, u64),
+    read: (PartKey, Range<u64>),
 }
 
 impl Turn<'_> {
@@ -433,8 +439,8 @@ impl DecoderPool {
             }
             self.ended.notify_all();
         }
-        let read = (key, wanted.end);
-        state.under_way.push(read);
+        let read = (key, found.map_or(0, |(at, _)| state.waiting[at].position)..wanted.end);
+        state.under_way.push(read.clone());
         (found.map(|(at, _)| state.waiting.remove(at)), Turn { pool: self, read })
     }
 
@@ -453,6 +459,8 @@ struct Cursor {
     sum: Hasher,
     /// Bytes that are unpacked already, from `position` on: all of a part that is short, or what a read skipped.
     kept: Option<Vec<u8>>,
+    /// How many of them have not been read since.
+    n_unread: u64,
 }
 
 impl std::fmt::Debug for Cursor {
@@ -472,7 +480,7 @@ impl Cursor {
             }
             Packing::None => (Box::new(source), INPUT_BYTES as u64),
         };
-        let mut cursor = Self { key, position: 0, cost_bytes, decoder, sum: Hasher::new(), kept: None };
+        let mut cursor = Self { key, position: 0, cost_bytes, decoder, sum: Hasher::new(), kept: None, n_unread: 0 };
         if part.packing == Packing::Zstd && part.len_bytes <= WHOLE_BYTES {
             let mut whole = vec![0; to_index(part.len_bytes)];
             cursor.fill(&mut whole, part)?;
@@ -484,7 +492,8 @@ impl Cursor {
     /// Bytes of a part that are unpacked already.
     fn of_bytes(key: PartKey, position: u64, bytes: Vec<u8>) -> Self {
         let cost_bytes = bytes.len() as u64;
-        Self { key, position, cost_bytes, decoder: Box::new(io::empty()), sum: Hasher::new(), kept: Some(bytes) }
+        let (decoder, n_unread) = (Box::new(io::empty()), cost_bytes);
+        Self { key, position, cost_bytes, decoder, sum: Hasher::new(), kept: Some(bytes), n_unread }
     }
 
     /// Where this is if a range can be read with it: at most at the beginning of the range.
@@ -502,7 +511,8 @@ impl Cursor {
             let at = to_index(from - self.position);
             out.copy_from_slice(&kept[at..at + out.len()]);
             // What was skipped is wanted once; a short part may be read by rows.
-            if (kept.len() as u64) < part.len_bytes && at + out.len() == kept.len() {
+            self.n_unread = self.n_unread.saturating_sub(out.len() as u64);
+            if (kept.len() as u64) < part.len_bytes && self.n_unread == 0 {
                 self.position = part.len_bytes;
             }
             return Ok(None);

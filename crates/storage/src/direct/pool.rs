@@ -15,8 +15,8 @@ const PAGE_BYTES: usize = 4096;
 pub(super) const BLOCK_BYTES: usize = 256 << 10;
 /// What a buffer takes.
 pub(super) const BUFFER_BYTES: usize = BLOCK_BYTES + PAGE_BYTES;
-/// Buffers in memory, where that is allowed: 64 MiB in all.
-pub(super) const MAX_BUFFERS: usize = 256;
+/// Buffers in memory, where that is allowed: 96 MiB in all.
+pub(super) const MAX_BUFFERS: usize = 384;
 /// Blocks that may wait for the disk before the one who fills them must.
 pub(super) const MAX_IN_FLIGHT: usize = 32;
 /// Each waits for one block at a time: so many keep a disk busy.

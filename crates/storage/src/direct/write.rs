@@ -18,8 +18,8 @@ use super::pool::{
 };
 use crate::mutex::lock_mutex;
 
-/// Blocks of a file that are being filled at once: two workers, each in its own block and in one that they share.
-const BLOCKS_PER_FILE: usize = 3;
+/// Blocks of a file that are being filled at once: two workers, each within its unit and at both ends of it.
+const BLOCKS_PER_FILE: usize = 5;
 
 /// The bytes of a block that are not written yet.
 #[derive(Debug)]
@@ -196,6 +196,7 @@ impl DirectFile {
                 // What is written twice must be written in that order.
                 self.target.wait_for(|other| other == block_idx).outcome()?;
                 let Some(buffer) = self.writers.pool.take() else {
+                    self.write_first_partly(&mut blocks)?;
                     return self.target.plain.write_all_at(bytes, start_of(block_idx) + at as u64);
                 };
                 place.insert_entry(Block { buffer, filled: Vec::new() })
@@ -221,13 +222,21 @@ impl DirectFile {
     /// Writes what will not fill its block soon through the page cache.
     fn write_partly_filled(&self, blocks: &mut BTreeMap<u64, Block>) -> io::Result<()> {
         let mut outcome = Ok(());
-        while let Some((block_idx, Block { buffer, filled })) = blocks.pop_first() {
-            for range in filled {
-                let start = start_of(block_idx) + range.start as u64;
-                outcome = outcome.and(self.target.plain.write_all_at(&buffer.bytes()[range], start));
-            }
-            self.writers.pool.give_back(buffer);
+        while !blocks.is_empty() {
+            outcome = outcome.and(self.write_first_partly(blocks));
         }
+        outcome
+    }
+
+    /// As `write_partly_filled`, for the first block alone: its memory is then free for blocks that can be filled.
+    fn write_first_partly(&self, blocks: &mut BTreeMap<u64, Block>) -> io::Result<()> {
+        let Some((block_idx, Block { buffer, filled })) = blocks.pop_first() else { return Ok(()) };
+        let write = |range: Range<usize>| {
+            let start = start_of(block_idx) + range.start as u64;
+            self.target.plain.write_all_at(&buffer.bytes()[range], start)
+        };
+        let outcome = filled.into_iter().try_for_each(write);
+        self.writers.pool.give_back(buffer);
         lock_mutex(&self.target.progress).note(&outcome);
         outcome
     }
