@@ -1,10 +1,12 @@
 //! A study's folder: the record, and the table and page that are made from it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
+use thalweg_trajectory::check_outside_checkpoints;
 
 use crate::Error;
 use crate::page::render_study;
@@ -19,8 +21,13 @@ pub const PAGE_FILE: OwnKind<'_> = OwnKind::text("a page of this program", "name
 /// Checks that [`write_study`] may write into `folder`, before the work whose outcome it writes.
 ///
 /// # Errors
-/// `Storage` if a file there is not ours to replace.
-pub fn check_study_folder(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
+/// `Trajectory` if the folder is or lies in a checkpoint; `Storage` if a file there is not ours to replace.
+pub fn check_study_folder(storage: &Arc<dyn Storage>, folder: &Path) -> Result<(), Error> {
+    check_outside_checkpoints(storage, &folder.join(STUDY_NAME))?;
+    check_files(&**storage, folder)
+}
+
+fn check_files(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
     let files = [(STUDY_NAME, STUDY_FILE), (TABLE_NAME, TABLE_FILE), (PAGE_NAME, PAGE_FILE)];
     Ok(files.into_iter().try_for_each(|(name, kind)| check_file(storage, &folder.join(name), kind, &[]))?)
 }
@@ -33,7 +40,7 @@ pub fn check_study_folder(storage: &dyn Storage, folder: &Path) -> Result<(), Er
 /// # Errors
 /// `ReportForm` where the record cannot be written as JSON; `Storage`.
 pub fn write_study(storage: &dyn Storage, folder: &Path, record: &StudyRecord) -> Result<PathBuf, Error> {
-    check_study_folder(storage, folder)?;
+    check_files(storage, folder)?;
     publish_file(storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes(), STUDY_FILE)?;
     publish_file(storage, &folder.join(TABLE_NAME), to_csv(record).as_bytes(), TABLE_FILE)?;
     let page = folder.join(PAGE_NAME);

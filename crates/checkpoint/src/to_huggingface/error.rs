@@ -56,7 +56,7 @@ impl ToHuggingFaceError {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::AlreadyThere { .. } => "leave out `--to-huggingface`: `convert` writes safetensors by default",
+            Self::AlreadyThere { .. } => "leave out `--to-huggingface`; `--format safetensors` writes safetensors",
             Self::OtherNames { naming, .. } => naming.hint(),
             Self::Collision(_) => {
                 "leave one of them out first, with `thalweg convert SRC -o OUT --drop NAME`, and translate the result"

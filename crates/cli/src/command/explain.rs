@@ -27,7 +27,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         check_new_document(&world.storage, path, PLANE_FILE)?;
     }
     if let Some(folder) = &args.out {
-        check_study_folder(&*world.storage, folder)?;
+        check_study_folder(&world.storage, folder)?;
     }
     let run = world.context(args.memory.0);
     let measured = measure_geometry(&plan, &run);

@@ -226,6 +226,19 @@ fn verify_and_diff_answer_with_their_exit_codes() {
 }
 
 #[test]
+fn what_explain_writes_does_not_land_in_a_merge() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("merged");
+    let merged = folder.to_str().unwrap();
+    assert!(run(&["merge", RUN, "--last", "3", "-o", merged, "-q"]).status.success());
+    let output = run(&["explain", RUN, "--last", "3", "-o", merged]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("anything written there would become part of the checkpoint"), "{said}");
+    assert!(!folder.join("study.json").exists());
+}
+
+#[test]
 fn explain_puts_components_beside_their_null_values() {
     let scratch = tempfile::tempdir().unwrap();
     let svg = scratch.path().join("run.svg");

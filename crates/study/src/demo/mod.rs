@@ -55,7 +55,7 @@ pub fn run_demo(
     check_place(&*cx.storage, &spec.path(RUN_CONFIG))?;
     check_demo_folder(&*cx.storage, spec)?;
     // Checked now, because minutes of training come before these files are written.
-    check_study_folder(&*cx.storage, &spec.folder)?;
+    check_study_folder(&cx.storage, &spec.folder)?;
     cx.storage.create_folder(&spec.folder)?;
     let meter = Meter::new(watcher, all_work(spec));
     let configs = write_configs(spec, cx)?;

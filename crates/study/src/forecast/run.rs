@@ -58,7 +58,7 @@ pub struct ForecastAnswer {
 /// `Storage` where something else is in the way.
 pub fn check_forecast_places(options: &ForecastOptions<'_>, cx: &RunContext<'_>) -> Result<(), Error> {
     if let Some(folder) = &options.folder {
-        check_study_folder(&*cx.storage, folder)?;
+        check_study_folder(&cx.storage, folder)?;
     }
     if let Some((path, _)) = &options.save_cases {
         check_new_document(&cx.storage, path, CASE_FILE)?;

@@ -68,7 +68,7 @@ pub struct SweepOutcome {
 /// # Errors
 /// `Storage` where something else is in the way.
 pub fn check_sweep_places(sweep: &Sweep, keep: Keep, folder: &Path, cx: &RunContext<'_>) -> Result<(), Error> {
-    check_study_folder(&*cx.storage, folder)?;
+    check_study_folder(&cx.storage, folder)?;
     if keep != Keep::None {
         check_places(sweep.outputs(), &*cx.storage)?;
     }
