@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use crate::mutex::lock_mutex;
@@ -83,7 +83,8 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(super) struct Pool {
     buffers: Mutex<Buffers>,
     returned: Condvar,
-    jobs: OnceLock<Option<Sender<Job>>>,
+    /// Where jobs go while files are open: threads that outlived them would be missing after a fork.
+    jobs: Mutex<Option<Sender<Job>>>,
 }
 
 fn run_jobs(jobs: &Mutex<Receiver<Job>>) {
@@ -98,7 +99,7 @@ impl Pool {
     /// For at most `limit` buffers.
     pub(super) fn new(limit: usize) -> Self {
         let buffers = Buffers { free: Vec::new(), n_made: 0, n_in_flight: 0, n_files: 0, limit };
-        Self { buffers: Mutex::new(buffers), returned: Condvar::new(), jobs: OnceLock::new() }
+        Self { buffers: Mutex::new(buffers), returned: Condvar::new(), jobs: Mutex::default() }
     }
 
     /// From now on no more than so many bytes are taken.
@@ -148,13 +149,14 @@ impl Pool {
         lock_mutex(&self.buffers).n_files += 1;
     }
 
-    /// After the last file nothing is kept in memory.
+    /// After the last file neither memory nor threads are kept.
     pub(super) fn remove_file(&self) {
         let mut buffers = lock_mutex(&self.buffers);
         buffers.n_files -= 1;
         if buffers.n_files == 0 {
             buffers.n_made -= buffers.free.len();
             buffers.free = Vec::new();
+            lock_mutex(&self.jobs).take();
         }
     }
 
@@ -176,11 +178,21 @@ impl Pool {
 
     /// Has a thread do the job; does it here if the system gives no threads.
     pub(super) fn run(&self, job: Job) {
-        let unsent = match self.jobs.get_or_init(start_threads) {
+        let mut jobs = lock_mutex(&self.jobs);
+        if jobs.is_none() {
+            *jobs = start_threads();
+        }
+        let unsent = match &*jobs {
             Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
             None => Some(job),
         };
+        drop(jobs);
         unsent.into_iter().for_each(|job| job());
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_threads(&self) -> bool {
+        lock_mutex(&self.jobs).is_some()
     }
 
     #[cfg(test)]

@@ -334,6 +334,7 @@ mod tests {
             assert!(content(&plain) == expected, "with {limit} bytes");
             assert_eq!(writers.pool.n_buffers() == 0, limit == 0);
             drop(direct);
+            assert!(!writers.pool.has_threads());
             assert_eq!(writers.pool.n_buffers(), 0);
         }
     }
