@@ -10,9 +10,16 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 export CARGO_HOME="$folder/packages" # what is installed and compiled goes to the folder
-cargo init --quiet --vcs none --name finding
-cargo add --quiet object_store@=0.14.2 --features gcp
-cargo add --quiet tokio@=1.54.1 --features macros,rt-multi-thread
+mkdir src
+cat > Cargo.toml <<'TOML'
+[package]
+name = "finding"
+version = "0.1.0"
+edition = "2024"
+[dependencies]
+object_store = { version = "=0.14.2", features = ["gcp"] }
+tokio = { version = "=1.54.1", features = ["macros", "rt-multi-thread"] }
+TOML
 cat > src/main.rs <<'RUST'
 use std::io::{Read, Write};
 
@@ -51,9 +58,9 @@ async fn main() {
     println!("put() asked the server {} times", asked() - before);
 }
 RUST
-cargo build --quiet --target-dir "$folder/built"
+cargo install --quiet --debug --path . --root "$folder/installed" --target-dir "$folder/built"
 # Without the credentials that the user may have.
-env -u GOOGLE_APPLICATION_CREDENTIALS HOME="$folder" "$folder/built/debug/finding" > seen
+env -u GOOGLE_APPLICATION_CREDENTIALS HOME="$folder" "$folder/installed/bin/finding" > seen
 cat seen
 diff - seen << 'SEEN' || { echo "changed: writes are treated differently now" >&2 && exit 1; }
 get() asked the server 1 times

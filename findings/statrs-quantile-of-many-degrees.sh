@@ -10,9 +10,17 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 export CARGO_HOME="$folder/packages" # what is installed and compiled goes to the folder
-cargo init --quiet --vcs none --name quantiles
-cargo add --quiet statrs@=0.19.1 --no-default-features --features std
-cargo add --quiet approx@=0.5.1 num-traits@=0.2.19 # which statrs uses
+mkdir src
+cat > Cargo.toml <<'TOML'
+[package]
+name = "quantiles"
+version = "0.1.0"
+edition = "2024"
+[dependencies]
+statrs = { version = "=0.19.1", default-features = false, features = ["std"] }
+approx = "=0.5.1" # which statrs uses, as it does the next
+num-traits = "=0.2.19"
+TOML
 cat > src/main.rs <<'RUST'
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -24,8 +32,8 @@ fn main() {
     }
 }
 RUST
-cargo build --quiet --release --target-dir "$folder/built"
-"$folder/built/release/quantiles" > seen
+cargo install --quiet --path . --root "$folder/installed" --target-dir "$folder/built"
+"$folder/installed/bin/quantiles" > seen
 cat seen
 diff - seen << 'SEEN' || { echo "changed: the quantiles are other numbers now" >&2 && exit 1; }
 10000: inverse_cdf(0.975) = 1.9602012, cdf(1.960201240) = 0.97500000

@@ -57,7 +57,7 @@ pub(crate) struct PyRecovery {
     /// The spikes, oldest first.
     #[pyo3(get)]
     spikes: Vec<PySpike>,
-    /// The spike whose damage is left behind; `None` if there is no spike.
+    /// The spike to recover from; `None` if the log has none.
     #[pyo3(get)]
     spike: Option<PySpike>,
     /// The checkpoints to resume from, oldest first: none, one to take as it is, or two or three to merge.

@@ -154,7 +154,7 @@ impl fmt::Display for RecoveryNote {
 /// What to resume from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecoveryPlan {
-    /// The spike whose damage is left behind.
+    /// The spike to recover from.
     pub spike: Spike,
     /// Checkpoints before its onset, consecutive ones, oldest first: one to three.
     pub sources: Vec<TrajectoryCheckpoint>,

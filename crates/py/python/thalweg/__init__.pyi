@@ -625,7 +625,7 @@ class Recovery:
 
     @property
     def spike(self) -> Spike | None:
-        """The spike whose damage is left behind; `None` if there is no spike."""
+        """The spike to recover from; `None` if the log has none."""
 
     @property
     def sources(self) -> list[RunCheckpoint]:
