@@ -1,6 +1,6 @@
 //! What other commands found: pictures and a table for each.
 
-use super::write_columns;
+use super::{open_scroller, write_columns};
 use crate::attachment::{Attachment, Picture, mixture_key};
 use crate::markup::Markup;
 use crate::page::figure::{write_figure, write_key_entry, write_swatches};
@@ -64,7 +64,7 @@ fn write_key(page: &mut Markup, chart: &Chart) {
 }
 
 fn write_table(page: &mut Markup, attachment: &Attachment) {
-    page.element("div").attr("class", "scroll").open();
+    open_scroller(page, attachment.title);
     page.element("table").attr("class", "groups").open();
     write_columns(page, &attachment.columns);
     page.element("tbody").open();

@@ -1,6 +1,6 @@
 //! How the parameters move: lengths and directions of displacements, their plane, and groups of tensors.
 
-use super::write_columns;
+use super::{open_scroller, write_columns};
 use crate::markup::Markup;
 use crate::page::figure::{write_figure, write_swatches};
 use crate::record::{GeometryRow, StudyRecord};
@@ -50,7 +50,7 @@ fn write_groups(page: &mut Markup, geometry: &GeometryRow) {
     }
     let most = groups.iter().map(|group| group.relative_displacement).filter(|value| value.is_finite());
     let most = most.fold(0.0, f64::max);
-    page.element("div").attr("class", "scroll").open();
+    open_scroller(page, "Geometry by group of tensors");
     page.element("table").attr("class", "groups").open();
     page.element("caption").filled("By group of tensors: mean displacement over the norm of the newest checkpoint");
     write_columns(page, &["group", "displacement", "", "mean cosine", ""]);

@@ -154,6 +154,13 @@ fn open_metric(page: &mut Markup, i: usize) {
     if i == 0 { block } else { block.attr("hidden", "hidden") }.open();
 }
 
+/// Opens what scrolls sideways where a table is wider than the screen. It takes the focus, so that a keyboard can
+/// scroll it, and `label` is what a screen reader says there.
+pub(super) fn open_scroller(page: &mut Markup, label: &str) {
+    let scroller = page.element("div").attr("class", "scroll").attr("tabindex", "0");
+    scroller.attr("role", "group").attr("aria-label", label).open();
+}
+
 /// The head of a table: its columns.
 pub(super) fn write_columns(page: &mut Markup, columns: &[&str]) {
     page.element("thead").open();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{open_metric, write_columns};
+use super::{open_metric, open_scroller, write_columns};
 use crate::markup::Markup;
 use crate::record::{GainRow, ScoreRow, TrialRow};
 use crate::study_answer::gain_cell;
@@ -168,7 +168,7 @@ fn write_rest(page: &mut Markup, view: &StudyView<'_>, rows: &[Row<'_>]) {
         String::new()
     };
     page.element("summary").filled(format!("The other {n_shown}{left}"));
-    page.element("div").attr("class", "scroll").open();
+    open_scroller(page, "Ranking");
     page.element("table").open();
     write_columns(page, &["rank", "merge", "score", "gain", "95 % interval", digest_name(view)]);
     page.element("tbody").open();

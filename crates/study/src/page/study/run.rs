@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{open_metric, write_columns};
+use super::{open_metric, open_scroller, write_columns};
 use crate::markup::Markup;
 use crate::page::figure::write_key_entry;
 use crate::study_view::{Metric, StudyView};
@@ -170,7 +170,7 @@ fn write_table(page: &mut Markup, view: &StudyView<'_>, metric: Metric<'_>) {
     page.element("details").open();
     let note = if every > 1 { format!(" (every {every}th; all are in study.csv)") } else { String::new() };
     page.element("summary").filled(format!("Raw and annealed checkpoints as a table{note}"));
-    page.element("div").attr("class", "scroll").open();
+    open_scroller(page, "Raw and annealed checkpoints");
     page.element("table").open();
     write_columns(page, &["model", "step", "value", "standard error", "n"]);
     page.element("tbody").open();

@@ -3,7 +3,7 @@
 use thalweg_tensor::counted;
 
 use super::run::write_training;
-use super::write_columns;
+use super::{open_scroller, write_columns};
 use crate::markup::Markup;
 use crate::record::SpikeRow;
 use crate::study_view::StudyView;
@@ -44,7 +44,7 @@ fn write_table(page: &mut Markup, spikes: &[&SpikeRow]) {
     if spikes.is_empty() {
         return;
     }
-    page.element("div").attr("class", "scroll").open();
+    open_scroller(page, "Loss spikes");
     page.element("table").open();
     write_columns(page, &["onset", "peak", "back at", "seen in"]);
     page.element("tbody").open();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::open_metric;
+use super::{open_metric, open_scroller};
 use crate::markup::Markup;
 use crate::record::{ScoreRow, TrialRow};
 use crate::study_view::{Metric, StudyView};
@@ -156,7 +156,7 @@ fn write_map(page: &mut Markup, view: &StudyView<'_>, map: &Map<'_>) {
     let columns: BTreeSet<&Column> = map.cells.keys().map(|key| &key.1).collect();
     let counts: BTreeSet<usize> = map.cells.keys().map(|key| key.0).collect();
     let n_rows = MAX_CELLS / columns.len().max(1);
-    page.element("div").attr("class", "scroll").open();
+    open_scroller(page, map.title);
     page.element("table").attr("class", "map").open();
     page.element("caption").filled(map.title);
     page.element("thead").open();
