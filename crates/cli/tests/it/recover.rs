@@ -368,7 +368,7 @@ fn init_writes_a_start_point_with_its_policy() {
     --- stderr
     error: the window needs 30 finished checkpoints, but there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
-    hint: ask for at most 10 checkpoints
+    hint: choose at most 10 checkpoints
     ");
 }
 

@@ -38,14 +38,14 @@ pub enum ArchiveError {
     #[error("it is a TorchScript archive, which holds a program, not a state dict")]
     TorchScript,
     /// A byte order that is not read.
-    #[error("the archive's byte order is `{}`, and only `little` is supported", display_name(found))]
+    #[error("the archive's byte order is `{}`, but only `little` is supported", display_name(found))]
     ByteOrder {
         /// What the record says.
         found: String,
     },
     /// A layout newer than this reader.
     #[error(
-        "the archive's layout has version `{}`, and the newest supported version is {MAX_VERSION}",
+        "the archive's layout has version `{}`, but the newest supported version is {MAX_VERSION}",
         display_name(found)
     )]
     Version {
