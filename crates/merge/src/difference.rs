@@ -327,7 +327,7 @@ fn hint_for_prefix(difference: &Difference) -> Option<String> {
 
 /// How a rule that renames tensors is given.
 fn rename_with(rule: &str) -> String {
-    format!("write the rule `{}` into a file and name it with `--rename FILE`", display_name(rule))
+    format!("write the rule `{}` to a file and pass it with `--rename FILE`", display_name(rule))
 }
 
 fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<String> {

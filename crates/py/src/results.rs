@@ -150,7 +150,7 @@ impl PyComparison {
         self.found.interval_95.map(|[low, high]| (low, high))
     }
 
-    /// The smallest true difference that such a comparison finds with a chance of 80 %.
+    /// The smallest true difference that such a comparison finds 80 % of the time.
     #[getter]
     fn smallest_difference(&self) -> Option<f64> {
         self.found.smallest_difference

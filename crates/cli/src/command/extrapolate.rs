@@ -23,7 +23,7 @@ use crate::scoring::{check_scoring, make_evaluator, open_suites};
 const MAX_MODELS: u64 = 6;
 
 pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    check_scoring(&args.scoring, "no suite is given: every step is scored, even one given by `--alpha`")?;
+    check_scoring(&args.scoring, "a suite is needed: every step is scored, even one given by `--alpha`")?;
     if args.confirm.is_some() && args.scoring.suite.is_none() {
         return Err(Error::usage_with_hint(
             "`--confirm` needs a suite to choose by, but a command scores instead",

@@ -247,7 +247,7 @@ fn explain_puts_components_beside_their_null_values() {
         transcript(&["explain", RUN, "--steps", "8000,10000,12000", "--svg", svg], scratch.path()), @"
         exit 0
         --- stdout
-        The run has no consistent direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.00 (n = 1). The first principal component explains 76 % of the movement, and that of a random walk of the same length 75 %: the shape of the path says nothing about this run. The plain mean of all 3 checkpoints is 16.8 % of the norm away from the newest one.
+        The run has no consistent direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.00 (n = 1). The first principal component explains 76 % of the movement; in a random walk of the same length it explains 75 %: the shape of the path says nothing about this run. The plain mean of all 3 checkpoints is 16.8 % of the norm away from the newest one.
 
         checkpoint                     norm    to newest  from before     cosine
         step 8000                  281.9478      95.9212            -          -

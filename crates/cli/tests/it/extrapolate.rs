@@ -128,7 +128,7 @@ fn what_cannot_be_extrapolated_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: no suite is given: every step is scored, even one given by `--alpha`
+    error: a suite is needed: every step is scored, even one given by `--alpha`
     hint: name a suite with `--suite FILE`
     ");
     insta::assert_snapshot!(ask(&["--last", "5", "--suite", &choose]), @"

@@ -14,7 +14,7 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
     let cosine = optional(line.at("mean_cosine"), Field::correlation)?;
     let of_walk_cosine = optional(line.at("random_walk_cosine"), Field::correlation)?;
     let lead = format!(
-        "{} means of {} checkpoints: {}. The first component takes {} of the variance; of a random walk, {}.{}",
+        "{} means of {} checkpoints: {}. The first component explains {} of the variance; in a random walk, {}.{}",
         document.at("n_points").count()?,
         document.at("window").count()?,
         line.at("verdict").text()?,
@@ -32,8 +32,7 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
         let means = if means.is_empty() { String::new() } else { format!(" Plain means score {}.", means.join(", ")) };
         let caption = format!(
             "Steps in lags of averaging; 0 is the plain mean that they start from. Bars are standard errors of the \
-             gain over it, item by item. The parabola goes through the first three steps; the triangle is its least \
-             point, within 0 and 2.{means}"
+             gain over it, item by item. The parabola goes through the first three steps; the triangle marks its minimum between 0 and 2.{means}"
         );
         figures.push((Picture::Chart(chart), caption));
     }
@@ -139,7 +138,7 @@ fn parabola_of(parabola: &Field<'_>, [start, last, sign]: [f64; 3]) -> Result<Ve
     };
     let line = Series::new("parabola", "training", (0..=N_CORNERS).map(corner).collect()).with_line();
     let at = vertex.map_or_else(|| "it has none".to_owned(), |vertex| format!("at {vertex:.2} lags"));
-    let title = format!("least point of the parabola: {at}\nstep {chosen:.2} lags, {:.4} expected", value(chosen));
+    let title = format!("minimum of the parabola: {at}\nstep {chosen:.2} lags, {:.4} expected", value(chosen));
     let least = ChartPoint::new(chosen, value(chosen), title);
     let is_within = vertex.is_some_and(|vertex| (vertex - chosen).abs() < 1e-9) && chosen <= last;
     let least = Series::new("vertex", "forecast", if is_within { vec![least] } else { Vec::new() });

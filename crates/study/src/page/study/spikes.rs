@@ -35,7 +35,7 @@ pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
     }
     page.element("details").open();
     let spikes = counted(healed.len(), "spike");
-    page.element("summary").filled(format!("{spikes} of the training loss that healed without help"));
+    page.element("summary").filled(format!("{spikes} of the training loss that recovered by themselves"));
     write_table(page, &healed);
     page.close();
 }
@@ -78,7 +78,7 @@ fn write_recovery(page: &mut Markup, view: &StudyView<'_>) {
     };
     page.element("p").filled(text);
     if list.len() > 1 {
-        page.element("p").attr("class", "command").filled("The start point again");
+        page.element("p").attr("class", "command").filled("Make the start point");
         let run = thalweg_tensor::shell_path(&record.run_path);
         page.element("pre").filled(format!("thalweg merge {run} --steps {} -o start-point", list.join(",")));
     }
