@@ -1,7 +1,7 @@
 //! Which weights of a checkpoint are FP8 codes with a scale for each block, and the blocks. Reads names, element types,
 //! shapes and the config, and no bytes.
 //!
-//! One convention, that of `weight_scale_inv`: the weight is the code times the scale of its block, in spite of the
+//! One convention, that of `weight_scale_inv`: the weight is the code times the scale of its block, despite the
 //! name.
 
 use std::collections::BTreeSet;

@@ -81,7 +81,7 @@ impl PyResults {
         self.results.refused.iter().map(|one| (one.task.clone(), one.why.clone())).collect()
     }
 
-    /// What there was to say about the items.
+    /// Notes about the items.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.results.notes.clone()

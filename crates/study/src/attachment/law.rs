@@ -11,7 +11,8 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
     let [l_inf, a, b] = ["l_inf", "a", "b"].map(|key| document.at(key).real());
     let (l_inf, a, b) = (l_inf?, a?, b?);
     let formula = document.at("formula").text()?;
-    let lead = format!("{formula}: L = {l_inf:.4}, A = {a:.4}, b = {b:.4}.{}", refusal(document)?);
+    let drift = optional(document.at("d"), Field::real)?.map_or_else(String::new, |d| format!(", D = {d:.6}"));
+    let lead = format!("{formula}: L = {l_inf:.4}, A = {a:.4}, b = {b:.4}{drift}.{}", refusal(document)?);
     let measured = shown(&document.at("points"))?.iter().map(level).collect::<Result<Vec<_>, _>>()?;
     let list = document.at("predictions").list_if_known()?;
     let predicted = list.iter().map(prediction).collect::<Result<Vec<_>, _>>()?;

@@ -107,7 +107,7 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
     }
     page.element("h2").filled("If all were annealed at equal tokens");
     let note = "Forecasts of the same anneal, ending at the same point of each run. The gain is over the best run; \
-                what the forecasts may be off by is treated as independent. Where both runs were scored on the same items, \
+                the errors of the forecasts are treated as independent. Where both runs were scored on the same items, \
                 the noise of the items is added, paired item by item.";
     page.element("p").attr("class", "note").filled(note);
     for one in comparisons {

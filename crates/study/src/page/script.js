@@ -32,5 +32,15 @@
       navigator.clipboard.writeText(pre.textContent).then(function () { button.textContent = "Copied"; });
     });
     command.appendChild(button);
+  });
+  // Commands are broken between words, not at the hyphens of their options and paths.
+  document.querySelectorAll("pre").forEach(function (pre) {
+    var parts = pre.textContent.split(/(\s+)/);
+    pre.textContent = "";
+    parts.forEach(function (part) {
+      var word = part.length < 36 && part.indexOf("-") >= 0 ? document.createElement("span") : document.createTextNode(part);
+      if (word.nodeType === 1) { word.className = "word"; word.textContent = part; }
+      pre.appendChild(word);
+    });
   }); });
 })();

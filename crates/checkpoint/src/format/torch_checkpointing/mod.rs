@@ -33,7 +33,7 @@ const MAX_METADATA_BYTES: u64 = 256 << 20;
 const MODEL_ITEM: &str = "model";
 const INDEX_END: &str = ".safetensors.index.json";
 
-/// A folder of `model_0.pt` and its like.
+/// A folder of files such as `model_0.pt`.
 #[derive(Debug, Clone, Copy)]
 pub struct TorchCheckpointing;
 

@@ -1,11 +1,11 @@
 //! What it took, where everything is, and the lines that make each trial again.
 
-use thalweg_tensor::counted;
+use thalweg_tensor::{counted, show_size};
 
 use crate::markup::Markup;
 use crate::record::StudyRecord;
 use crate::study_view::{MAX_METRICS, StudyView, merge_command, window_words};
-use crate::text::{show_count, show_whole};
+use crate::text::show_whole;
 
 /// Trials whose command is on the page.
 const MAX_COMMANDS: usize = 200;
@@ -48,32 +48,31 @@ pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
     page.element("pre").filled(&record.command);
     write_commands(page, view);
     let cost = record.cost;
-    #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
-    let bytes = cost.bytes_read as f64;
-    let mut facts = vec![
-        ("run", record.run_path.clone()),
-        ("checkpoints", record.checkpoints.len().to_string()),
-        ("program", record.tool.clone()),
-        ("bytes read", show_count(bytes).replace('B', "G")),
-        ("models scored", cost.n_evaluations.to_string()),
-        ("tokens scored", show_whole(cost.n_tokens)),
-        ("time", format!("{:.1} s", cost.seconds)),
-    ];
+    let stages: Vec<String> =
+        record.stages.iter().map(|stage| format!("{} {:.1} s", stage.stage, stage.seconds)).collect();
+    let stages = if stages.is_empty() { String::new() } else { format!(": {}", stages.join(", ")) };
+    let mut facts = vec![("run folder", record.run_path.clone())];
+    if !record.checkpoints.is_empty() {
+        facts.push(("checkpoints there", record.checkpoints.len().to_string()));
+    }
+    facts.extend([("program", record.tool.clone()), ("read", show_size(cost.bytes_read))]);
+    if cost.n_evaluations > 0 {
+        facts.extend([
+            ("models scored", cost.n_evaluations.to_string()),
+            ("tokens scored", show_whole(cost.n_tokens)),
+        ]);
+    }
+    facts.push(("time", format!("{:.1} s{stages}", cost.seconds)));
     if let Some(trial) = view.chosen() {
         facts.push(("chosen", trial.path.clone().unwrap_or_else(|| trial.name.clone())));
         facts.push(("digest of its plan", trial.plan_digest.clone()));
         facts.extend(trial.params_digest.iter().map(|digest| ("digest of its parameters", digest.clone())));
     }
     if let Some(proposal) = &record.proposal {
-        facts.push(("proposal rests on", proposal.rests_on.clone()));
+        facts.push(("proposal is based on", proposal.rests_on.clone()));
     }
     if view.metrics.len() > MAX_METRICS {
         facts.push(("measures", format!("{}; {MAX_METRICS} are shown, study.csv has all", view.metrics.len())));
-    }
-    if !record.stages.is_empty() {
-        let parts: Vec<String> =
-            record.stages.iter().map(|stage| format!("{} {:.1} s", stage.stage, stage.seconds)).collect();
-        facts.push(("of which", parts.join(", ")));
     }
     page.element("dl").open();
     let own = record.facts.iter().map(|fact| (fact.name.as_str(), fact.value.clone()));
