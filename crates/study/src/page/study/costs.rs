@@ -55,14 +55,19 @@ pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
     if !record.checkpoints.is_empty() {
         facts.push(("checkpoints there", record.checkpoints.len().to_string()));
     }
-    facts.extend([("program", record.tool.clone()), ("read", show_size(cost.bytes_read))]);
+    facts.push(("program", record.tool.clone()));
+    if cost.bytes_read > 0 {
+        facts.push(("read", show_size(cost.bytes_read)));
+    }
     if cost.n_evaluations > 0 {
         facts.extend([
             ("models scored", cost.n_evaluations.to_string()),
             ("tokens scored", show_whole(cost.n_tokens)),
         ]);
     }
-    facts.push(("time", format!("{:.1} s{stages}", cost.seconds)));
+    if cost.seconds > 0.0 {
+        facts.push(("time", format!("{:.1} s{stages}", cost.seconds)));
+    }
     if let Some(trial) = view.chosen() {
         facts.push(("chosen", trial.path.clone().unwrap_or_else(|| trial.name.clone())));
         facts.push(("digest of its plan", trial.plan_digest.clone()));
