@@ -216,7 +216,10 @@ impl fmt::Display for Note {
             ),
             Self::RotaryTablesLeftOut { names } => {
                 let first = names.first().map(|name| display_name(name)).unwrap_or_default();
-                write!(f, "`{first}` is left out: it is a table of rotations that Hugging Face computes from the config")
+                write!(
+                    f,
+                    "`{first}` is left out: it is a table of rotations that Hugging Face computes from the config"
+                )
             }
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only checkpoint file in the folder", display_name(file))

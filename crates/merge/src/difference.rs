@@ -343,7 +343,9 @@ fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<Stri
     }
     let fused = |name: &str| name.contains("experts.gate_up_proj") || name.contains("experts.down_proj");
     if missing.iter().any(|(name, _)| fused(name)) && missing.iter().any(|(name, _)| name.contains("experts.0.")) {
-        return Some("some sources hold the experts fused, others one by one: save them in the same form first".to_owned());
+        return Some(
+            "some sources hold the experts fused, others one by one: save them in the same form first".to_owned(),
+        );
     }
     if missing.iter().all(|(name, _)| is_output_head(name)) {
         let text = "an output head is tied in some sources and stored in others: save them in the same form first";

@@ -218,7 +218,8 @@ pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
             _ => "the shape of the path says nothing about this run",
         };
         sentences.push(format!(
-            "The first principal component explains {:.0} % of the movement; in a random walk of the same length it explains {:.0} %: {so}.",
+            "The first principal component explains {:.0} % of the movement; in a random walk of the same length it \
+             explains {:.0} %: {so}.",
             share * 100.0,
             null * 100.0
         ));

@@ -129,7 +129,8 @@ pub fn propose(
         counts.get(place).copied().unwrap_or(best.n_checkpoints)
     };
     let rests_on = format!(
-        "{} scored windows: the noise of one checkpoint costs {:.4}, a lag of a hundred steps costs {:.4}, and the noise halves in {:.0} steps",
+        "{} scored windows: the noise of one checkpoint costs {:.4}, a lag of a hundred steps costs {:.4}, \
+         and the noise halves in {:.0} steps",
         windows.len(),
         model.hill,
         100.0 * model.drift_per_step,

@@ -121,7 +121,8 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
     }
     for rows in outcome.forecasts.chunk_by(|a, b| a.rests_on == b.rests_on) {
         let names: Vec<String> = rows.iter().map(|row| format!("{} {}", row.task, row.measure)).collect();
-        let (verb, rests_on) = (if rows.len() == 1 { "is" } else { "are" }, rows.first().map_or("", |row| &row.rests_on));
+        let verb = if rows.len() == 1 { "is" } else { "are" };
+        let rests_on = rows.first().map_or("", |row| row.rests_on.as_str());
         let _ = writeln!(text, "{} {verb} based on {rests_on}", names.join(", "));
     }
     match &outcome.proposal {

@@ -160,7 +160,7 @@ fn recover_says_no_with_what_was_looked_at() {
     exit 1
     --- stdout
     step log `[OUT]/log.csv`: 200 losses, steps 100 to 20000
-    no spike: no loss is 6.5 standard deviations of the log's noise above its level
+    no spike: no loss is more than 6.5 standard deviations of the log's noise above its level
     --- stderr
     ");
 }

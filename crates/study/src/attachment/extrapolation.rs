@@ -15,7 +15,8 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
     let cosine = optional(line.at("mean_cosine"), Field::correlation)?;
     let of_walk_cosine = optional(line.at("random_walk_cosine"), Field::correlation)?;
     let lead = format!(
-        "{} means of {} checkpoints; verdict: {}. The first component explains {} of the variance; in a random walk, {}.{}",
+        "{} means of {} checkpoints; verdict: {}. The first component explains {} of the variance; in a random walk, \
+         {}.{}",
         document.at("n_points").count()?,
         document.at("window").count()?,
         line.at("verdict").text()?,
@@ -33,7 +34,8 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
         let means = if means.is_empty() { String::new() } else { format!(" Plain means score {}.", means.join(", ")) };
         let caption = format!(
             "Steps in lags of averaging; 0 is the plain mean that they start from. Bars are standard errors of the \
-             gain over it, item by item. The parabola goes through the first three steps; the triangle marks its minimum between 0 and 2.{means}"
+             gain over it, item by item. The parabola goes through the first three steps; the triangle marks its \
+             minimum between 0 and 2.{means}"
         );
         figures.push((Picture::Chart(chart), caption));
     }

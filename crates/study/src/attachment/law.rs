@@ -30,7 +30,8 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
             .collect(),
     };
     let caption = "Circles are mean losses of merges, with the standard deviation over merges as bars; triangles are \
-                   forecasts, with 95 % intervals. The shaded band is the law's 95 % interval. Beyond the measured numbers the forms diverge, and nothing here shows which one holds."
+                   forecasts, with 95 % intervals. The shaded band is the law's 95 % interval. Beyond the \
+                   measured numbers the forms diverge, and nothing here shows which one holds."
         .to_owned();
     let rows = measured.iter().map(Level::cells).chain(predicted.iter().map(Predicted::cells));
     Ok(Attachment {

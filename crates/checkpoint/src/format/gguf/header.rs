@@ -143,7 +143,9 @@ fn check_places(tensors: &[TensorInfo], len_bytes: u64) -> Result<(), HeaderFaul
         let end =
             end.ok_or_else(|| format!("tensor `{name}`: the size of its shape {} overflows 64 bits", tensor.shape))?;
         if end > len_bytes {
-            return Err(HeaderFault::CutOff(format!("the file ends at byte {len_bytes}, but tensor `{name}` needs {end}")));
+            return Err(HeaderFault::CutOff(format!(
+                "the file ends at byte {len_bytes}, but tensor `{name}` needs {end}"
+            )));
         }
         if end > tensor.offset {
             places.push((tensor.offset, end, &tensor.name));

@@ -123,7 +123,10 @@ pub(super) fn parse_version_3(text: &[u8]) -> Result<Option<ArraySpec>, String> 
     }
     let grid = &json["chunk_grid"];
     if grid["name"] != "regular" {
-        return Err(format!("its chunk grid is of the kind {}, but only \"regular\" is supported", shown(&grid["name"])));
+        return Err(format!(
+            "its chunk grid is of the kind {}, but only \"regular\" is supported",
+            shown(&grid["name"])
+        ));
     }
     let encoding = &json["chunk_key_encoding"];
     let (has_letter, usual) = match encoding["name"].as_str() {

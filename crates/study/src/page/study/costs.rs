@@ -60,10 +60,7 @@ pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
         facts.push(("read", show_size(cost.bytes_read)));
     }
     if cost.n_evaluations > 0 {
-        facts.extend([
-            ("models scored", cost.n_evaluations.to_string()),
-            ("tokens scored", show_whole(cost.n_tokens)),
-        ]);
+        facts.extend([("models scored", cost.n_evaluations.to_string()), ("tokens scored", show_whole(cost.n_tokens))]);
     }
     if cost.seconds > 0.0 {
         facts.push(("time", format!("{:.1} s{stages}", cost.seconds)));

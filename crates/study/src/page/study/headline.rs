@@ -66,7 +66,8 @@ fn show_noise(score: &ScoreRow) -> String {
 }
 
 fn show_place(view: &StudyView<'_>, step: u64) -> String {
-    let tokens = view.tokens_at(step).map_or_else(String::new, |tokens| format!(", {}\u{a0}tokens", show_whole(tokens)));
+    let tokens =
+        view.tokens_at(step).map_or_else(String::new, |tokens| format!(", {}\u{a0}tokens", show_whole(tokens)));
     format!("step {step}{tokens}")
 }
 
