@@ -38,8 +38,10 @@
     var parts = pre.textContent.split(/(\s+)/);
     pre.textContent = "";
     parts.forEach(function (part) {
-      var word = part.length < 36 && part.indexOf("-") >= 0 ? document.createElement("span") : document.createTextNode(part);
-      if (word.nodeType === 1) { word.className = "word"; word.textContent = part; }
+      var isShort = part.indexOf("-") >= 0 ? 36 > part.length : false;
+      var word = isShort ? document.createElement("span") : document.createTextNode(part);
+      word.textContent = part;
+      if (isShort) { word.className = "word"; }
       pre.appendChild(word);
     });
   }); });
