@@ -160,9 +160,9 @@ fn spikes_that_healed_are_no_news() {
     assert_eq!(answer_text(&healed), answer_text(&quiet));
     assert_eq!(titles(&render_study(&healed)), titles(&render_study(&quiet)));
     let page = render_study(&healed);
-    assert!(page.contains("2 spikes of the training loss that recovered by themselves"));
+    assert!(page.contains("2 spikes from which the training loss recovered by itself"));
     healed.spikes.truncate(1);
-    assert!(render_study(&healed).contains("1 spike of the training loss that recovered by themselves"));
+    assert!(render_study(&healed).contains("1 spike from which the training loss recovered by itself"));
     // Without a checkpoint before the spike there is nothing to resume from, but the page must name the spike.
     healed.spikes[0].end = None;
     assert!(answer_text(&healed).contains("The run did not recover from the spike at step 430 (gradient norm)."));

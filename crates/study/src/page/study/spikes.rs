@@ -27,7 +27,7 @@ pub(super) fn write_spikes(page: &mut Markup, view: &StudyView<'_>, axes: &[Step
     write_recovery(page, view);
 }
 
-/// The spikes that healed by themselves, which need no action.
+/// Spikes from which the loss recovered by itself, which need no action.
 pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
     let healed: Vec<&SpikeRow> = view.record.spikes.iter().filter(|spike| spike.end.is_some()).collect();
     if healed.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
     }
     page.element("details").open();
     let spikes = counted(healed.len(), "spike");
-    page.element("summary").filled(format!("{spikes} of the training loss that recovered by themselves"));
+    page.element("summary").filled(format!("{spikes} from which the training loss recovered by itself"));
     write_table(page, &healed);
     page.close();
 }
