@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_tensor::{counted_are, display_name};
+use thalweg_tensor::{counted, counted_are, display_name};
 
 use crate::format::dcp::error::DcpError;
 use crate::format::header_error::HeaderError;
@@ -442,7 +442,7 @@ pub enum IndexFault {
 fn summarise<T: std::fmt::Display>(facts: &[T], noun: &str) -> String {
     match facts {
         [only] => only.to_string(),
-        [first, ..] => format!("{first} (and {} more {noun}s)", facts.len() - 1),
+        [first, others @ ..] => format!("{first} (and {})", counted(others.len(), &format!("more {noun}"))),
         [] => String::new(),
     }
 }

@@ -243,7 +243,7 @@ Examples:
   thalweg init runs/my-run --for cpt -o start
   thalweg init runs/my-run --for sft --count 10 --interval-tokens 8B -o start
 
-Without a selection, up to ten of the newest checkpoints: all of one phase, and from the last fifth of
+Without a selection, up to ten of the newest checkpoints, of one phase and from the last fifth of
 the run.")]
 pub(crate) struct InitArgs {
     /// A run folder

@@ -114,7 +114,8 @@ fn explain_says_whether_the_means_lie_on_a_line() {
     assert!((number(&points["random_walk_cosine"]) - 35.0 / 146.0).abs() < 1e-12);
     let said = lab.transcript(&["explain", &run_path, "--last", "36"]);
     let verdict = points["verdict"].as_str().unwrap();
-    assert!(said.contains(&format!("\n{verdict}: of 6 means of 6 checkpoints each")), "{said}");
+    let lie = if verdict == "line" { "lie" } else { "do not lie" };
+    assert!(said.contains(&format!("\nthe means {lie} on a line: for 6 means of 6 checkpoints each")), "{said}");
     let (_, few) = lab.json(&["explain", &run_path, "--last", "5"]);
     assert!(few["merged_points"].is_null());
 }

@@ -237,7 +237,7 @@ fn what_cannot_be_translated_is_refused() {
         ("num_attention_heads", json!(8), "wk.weight` has shape [8, 16], but 2 heads of 2 rows have 4 rows"),
         ("num_key_value_heads", json!(4), "wk.weight` has shape [8, 16], but 4 heads of 4 rows have 16 rows"),
         ("head_dim", json!(8), "has shape [8, 16], but 2 heads of 8 rows have 16 rows"),
-        ("vocab_size", json!(40), "`vocab_size` is 40, and 41 by tensor `model.embed_tokens.weight`"),
+        ("vocab_size", json!(40), "`vocab_size` is 40, but 41 by tensor `model.embed_tokens.weight`"),
         ("num_hidden_layers", json!(2), "`model.layers.1.self_attn.q_proj.weight`, which the checkpoint lacks"),
         ("model_type", json!("mixtral"), "`model_type` is \"mixtral\", `\"llama\"` expected"),
         ("attention_bias", json!(true), "`attention_bias` is true"),

@@ -147,8 +147,8 @@ mod tests {
             ),
             (serde_json::json!({"type": "file", "path": "x", "size": 1, "oid": oid, "lfs": large(&sha, 2)}), "length"),
             (serde_json::json!({"type": "file", "path": "x", "size": u64::MAX, "oid": oid}), "length"),
-            (serde_json::json!({"type": "file", "path": "x", "size": -1, "oid": oid}), "not what a hub sends"),
-            (serde_json::json!({"error": "x"}), "not what a hub sends"),
+            (serde_json::json!({"type": "file", "path": "x", "size": -1, "oid": oid}), "response is malformed"),
+            (serde_json::json!({"error": "x"}), "response is malformed"),
         ] {
             let told = said(parse_files(serde_json::json!([entry]).to_string().as_bytes()).unwrap_err());
             assert!(told.contains(fact), "{told}");

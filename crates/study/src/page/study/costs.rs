@@ -105,7 +105,9 @@ fn write_commands(page: &mut Markup, view: &StudyView<'_>) {
     let more = if left > 0 { format!("; {left} more are made in the same way") } else { String::new() };
     page.element("summary").filled(format!("The commands of {}, in their order{more}", counted(n_shown, "merge")));
     let lines: Vec<String> = trials.iter().take(n_shown).map(|trial| merge_command(&record.run_path, trial)).collect();
-    page.element("pre").filled(lines.join("\n"));
+    // Many commands scroll, which needs the focus.
+    let scroller = page.element("pre").attr("tabindex", "0").attr("role", "group");
+    scroller.attr("aria-label", "Commands").filled(lines.join("\n"));
     page.close();
 }
 
