@@ -257,7 +257,7 @@ fn refuse(checkpoint: &Checkpoint, reason: String) -> Error {
     Error::CannotKeepFiles { path: checkpoint.path().to_owned(), reason }
 }
 
-/// Length of a CRC-32 sum in a file.
+/// Length of a CRC-32 checksum in a file.
 const CRC_BYTES: u64 = 4;
 
 /// A file that goes to the output.

@@ -65,7 +65,7 @@ pub struct Archive {
     root: Box<str>,
 }
 
-/// The data of a record, and where the archive holds its CRC-32 sum.
+/// The data of a record, and where the archive holds its CRC-32 checksum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordSum {
     /// The bytes of the file that the sum is of.
@@ -105,7 +105,7 @@ impl Archive {
         found.map(|(name, record)| self.locate(file, name, record)).transpose()
     }
 
-    /// The records that have a CRC-32 sum, and where it is: in the directory, and before or after the data.
+    /// The records that have a CRC-32 checksum, and where it is: in the directory, and before or after the data.
     ///
     /// # Errors
     /// If a record is not as torch.save writes it.
