@@ -17,7 +17,7 @@ use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::address::scheme_of;
-use crate::direct::{AheadState, DirectFile, DirectReaders, DirectWriters, ReadAhead};
+use crate::direct::{AheadState, DirectFile, DirectReaders, DirectWriters, ReadAhead, files_within};
 use crate::mutex::lock_mutex;
 use crate::stdin::piped_input;
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
@@ -83,15 +83,6 @@ impl LocalStorage {
         }
         Arc::new(output)
     }
-}
-
-/// How many source files a process with this limit of descriptors keeps open, and how many of them it reads ahead.
-fn files_within(max_descriptors: usize) -> (usize, usize) {
-    /// Left for outputs, locks, libraries and standard streams.
-    const RESERVE: usize = 64;
-    let left = max_descriptors.saturating_sub(RESERVE);
-    let n_ahead = (left / 3 / DirectReaders::DESCRIPTORS_PER_FILE).min(DirectReaders::MAX_FILES);
-    ((left - n_ahead * DirectReaders::DESCRIPTORS_PER_FILE).clamp(16, 1024), n_ahead)
 }
 
 fn info_of(metadata: &fs::Metadata) -> FileInfo {
@@ -706,16 +697,6 @@ impl Storage for LocalStorage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_that_are_read_ahead_count_against_the_limit_of_descriptors() {
-        assert_eq!((files_within(1024), files_within(usize::MAX)), ((704, 128), (1024, 128)));
-        for limit in 80..2000 {
-            let (n_files, n_ahead) = files_within(limit);
-            assert!(n_files + n_ahead * DirectReaders::DESCRIPTORS_PER_FILE + 64 <= limit, "{limit}");
-        }
-        assert_eq!((files_within(64), files_within(0)), ((16, 0), (16, 0)));
-    }
 
     #[test]
     fn every_way_to_have_no_locks_is_known_and_a_held_lock_is_none_of_them() {

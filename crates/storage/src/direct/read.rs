@@ -62,6 +62,15 @@ impl DirectReaders {
     }
 }
 
+/// How many source files a process with this limit of descriptors keeps open, and how many of them it reads ahead.
+pub(crate) fn files_within(max_descriptors: usize) -> (usize, usize) {
+    /// Left for outputs, locks, libraries and standard streams.
+    const RESERVE: usize = 64;
+    let left = max_descriptors.saturating_sub(RESERVE);
+    let n_ahead = (left / 3 / DirectReaders::DESCRIPTORS_PER_FILE).min(DirectReaders::MAX_FILES);
+    ((left - n_ahead * DirectReaders::DESCRIPTORS_PER_FILE).clamp(16, 1024), n_ahead)
+}
+
 #[derive(Debug)]
 enum State {
     Reading,
@@ -381,6 +390,16 @@ mod tests {
         ahead.read_exact_at(0, &mut out, otherwise).unwrap();
         assert!(!was_read.into_inner());
         assert!(out == content());
+    }
+
+    #[test]
+    fn files_that_are_read_ahead_count_against_the_limit_of_descriptors() {
+        assert_eq!((files_within(1024), files_within(usize::MAX)), ((704, 128), (1024, 128)));
+        for limit in 80..2000 {
+            let (n_files, n_ahead) = files_within(limit);
+            assert!(n_files + n_ahead * DirectReaders::DESCRIPTORS_PER_FILE + 64 <= limit, "{limit}");
+        }
+        assert_eq!((files_within(64), files_within(0)), ((16, 0), (16, 0)));
     }
 
     #[test]

@@ -176,7 +176,13 @@ impl DirectFile {
     fn new(id: (u64, u64), direct: File, plain: &Arc<File>, writers: &Arc<DirectWriters>) -> Self {
         let target = Target { direct, plain: Arc::clone(plain), progress: Mutex::default(), changed: Condvar::new() };
         writers.pool.add_file();
-        Self { id, target: Arc::new(target), writers: Arc::clone(writers), blocks: Mutex::default(), is_told: AtomicBool::new(false) }
+        Self {
+            id,
+            target: Arc::new(target),
+            writers: Arc::clone(writers),
+            blocks: Mutex::default(),
+            is_told: AtomicBool::new(false),
+        }
     }
 
     /// Takes the bytes, to be written by and by.

@@ -226,10 +226,9 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_has_no_finite_norm() {
-        for (dtype, one, bad) in [
-            (Dtype::F16, 0x3C00u16, [0x7C00u16, 0xFC00, 0x7E00]),
-            (Dtype::Bf16, 0x3F80, [0x7F80, 0xFF80, 0x7FC0]),
-        ] {
+        for (dtype, one, bad) in
+            [(Dtype::F16, 0x3C00u16, [0x7C00u16, 0xFC00, 0x7E00]), (Dtype::Bf16, 0x3F80, [0x7F80, 0xFF80, 0x7FC0])]
+        {
             for bad in bad {
                 let (a, b) = ([one, bad, one].map(u16::to_le_bytes), [one; 3].map(u16::to_le_bytes));
                 let stats = difference_stats(dtype, a.as_flattened(), b.as_flattened());
