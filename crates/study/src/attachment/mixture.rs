@@ -1,9 +1,8 @@
 //! Mixtures of training data: how well scores of merges are predicted, the region that they point at, and merges beside
 //! real runs.
 
-use super::{Attachment, Picture, optional, real, shown};
+use super::{Attachment, Picture, optional, real, score_words, shown};
 use crate::document::Field;
-use crate::study_view::measure_words;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, RangeRow, Series};
 
 /// Scores that have a picture.
@@ -86,11 +85,6 @@ fn range_row(row: &Field<'_>, document: &Field<'_>) -> Result<RangeRow, String> 
     let title = format!("{name}: {mean:.3}\n{words}\n10 to 90 %: {low:.3} to {high:.3}, middle {middle:.3}");
     marks.push((mark, class, mean, title));
     Ok(RangeRow { name: name.to_owned(), range: [low, high], marks })
-}
-
-/// A score as people read it: `code/nats_per_token` as `code, nats per token`.
-fn score_words(score: &str) -> String {
-    score.rsplit_once('/').map_or_else(|| score.to_owned(), |(task, name)| format!("{task}, {}", measure_words(name)))
 }
 
 fn predicted_against_scored(row: &Field<'_>) -> Result<Option<Chart>, String> {
