@@ -130,19 +130,14 @@ impl StatePolicy {
             Some(rate) => format!("the schedule's at step {step}, where the log has {rate}"),
             None => format!("the schedule's at step {step}"),
         };
+        let sources = start_sources(&plan.sources);
         Self {
-            kind: START_KIND.to_owned(),
-            version: START_VERSION,
-            purpose: StartPurpose::Recovery,
-            checkpoint,
-            format: safetensors(),
-            optimizer: OptimizerPolicy::Drop,
-            sources: start_sources(&plan.sources),
             state: StartState::Full,
             moments,
             data,
             skip_data_steps: plan.skip_data_steps(data),
             learning_rate: LearningRatePolicy { at_newest_source: plan.learning_rate, advice },
+            ..Self::for_start(StartPurpose::Recovery, sources, checkpoint, None)
         }
     }
 

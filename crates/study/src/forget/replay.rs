@@ -225,7 +225,7 @@ impl<'a> Draw<'a> {
     /// Samples with at least as many tokens as a batch has.
     fn batch(&mut self, n_batch_tokens: u64) -> Result<Vec<usize>, Error> {
         let mut open: Vec<usize> = (0..self.memory.len()).filter(|&i| self.n_left[i] > 0).collect();
-        (1..open.len()).rev().for_each(|i| open.swap(i, self.random.below(i + 1)));
+        self.random.shuffle(&mut open);
         if let Some(index) = &self.index {
             // A draw of the later corpus stands for the batch that would be trained.
             let n = self.corpora.later.len();

@@ -29,15 +29,9 @@ pub(crate) fn draw_lengths(
     let values = values.chain(raw.map(|score| score.value)).chain(annealed.map(|score| score.value));
     let lengths = || trials.iter().map(|one| place_of_length(one.trial.n_checkpoints));
     let (shortest, longest) = (lengths().fold(f64::INFINITY, f64::min), lengths().fold(0.0, f64::max));
-    let frame = Frame {
-        left,
-        right,
-        top,
-        bottom: top + height,
-        x: Scale::new([shortest, longest], [left + 8.0, right - 8.0]),
-        y: Scale::new(span_of(values, 0.08), [top + height, top]),
-        width,
-    };
+    let x = Scale::new([shortest, longest], [left + 8.0, right - 8.0]);
+    let y = Scale::new(span_of(values, 0.08), [top + height, top]);
+    let frame = Frame { left, right, top, bottom: top + height, x, y, width };
     frame.draw_grid(&mut svg, &metric.label());
     for (score, class, name) in [(raw, "raw", "raw"), (annealed, "annealed", "annealed")] {
         let Some(score) = score else { continue };
