@@ -268,10 +268,6 @@ impl Evaluator for RequestEvaluator<'_> {
         vec![command_row(&self.command)]
     }
 
-    fn tokens_per_model(&self) -> Option<u64> {
-        None
-    }
-
     fn announce(&mut self, models: &[ModelToScore]) -> Result<(), thalweg_study::Error> {
         // A checkpoint that the trainer pruned meanwhile is not asked about.
         for model in models.iter().filter(|model| self.run.storage.file_info(&model.path).is_ok()) {

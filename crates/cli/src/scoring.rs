@@ -54,7 +54,7 @@ pub(crate) fn open_suites(
     let open = |path: &Path| -> Result<Suite, Error> {
         let suite = Suite::open(&*world.storage, path)?;
         Ok(match args.start_token {
-            Some(rule) => suite.with_start_rule(rule.into()),
+            Some(rule) => suite.with_start_rule(rule),
             None => suite,
         })
     };
@@ -218,10 +218,6 @@ fn kept_results(results: &ExternalResults) -> Vec<u8> {
 impl Evaluator for CommandEvaluator<'_> {
     fn suites(&self) -> Vec<SuiteRow> {
         vec![command_row(&self.command)]
-    }
-
-    fn tokens_per_model(&self) -> Option<u64> {
-        None
     }
 
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, thalweg_study::Error> {

@@ -43,10 +43,6 @@ impl Evaluator for AskedScores {
         vec![suite_of(self.known.values())]
     }
 
-    fn tokens_per_model(&self) -> Option<u64> {
-        None
-    }
-
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error> {
         Err(Error::request(format!("`{}` has no scores: only merges are asked for", path.display())))
     }

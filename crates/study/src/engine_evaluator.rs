@@ -37,6 +37,7 @@ const MERGED_KIND: &str = "thalweg-merged-params";
 const MAX_MERGED_BYTES: u64 = 1 << 20;
 
 /// Suites, a cache, and what scoring needs from outside.
+#[expect(missing_debug_implementations, reason = "models are large")]
 pub struct EngineEvaluator<'a> {
     suites: Vec<(SuiteRow, PreparedSuite)>,
     config: Value,
@@ -57,15 +58,6 @@ pub struct EngineEvaluator<'a> {
 struct LoadedPoints {
     digests: Vec<String>,
     models: Vec<Model>,
-}
-
-impl std::fmt::Debug for EngineEvaluator<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EngineEvaluator")
-            .field("suites", &self.suites)
-            .field("cost", &self.cost)
-            .finish_non_exhaustive()
-    }
 }
 
 /// What a merge came to, kept under a name made of its plan and the identity of its sources.

@@ -67,7 +67,9 @@ pub trait Evaluator {
     fn suites(&self) -> Vec<SuiteRow>;
 
     /// Tokens that one model takes; `None` where that is not known.
-    fn tokens_per_model(&self) -> Option<u64>;
+    fn tokens_per_model(&self) -> Option<u64> {
+        None
+    }
 
     /// Hears which checkpoints will be scored one after the other, so that others can begin with all of them.
     ///
@@ -188,6 +190,21 @@ impl TaskScore {
     /// Whether two scores are of the same suite, task and measure.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.suite == other.suite && self.task == other.task && self.measure == other.measure
+    }
+
+    /// `task/measure`, as options and documents name it.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.task, self.measure)
+    }
+
+    /// Whether `by` names it: a task, or `task/measure`.
+    pub(crate) fn is_called(&self, by: &str) -> bool {
+        by == self.task || by == self.name()
+    }
+
+    /// The value if less is better, its negative if more is.
+    pub(crate) fn cost(&self) -> f64 {
+        if self.higher_is_better { -self.value } else { self.value }
     }
 
     /// `task measure`, as people read it.

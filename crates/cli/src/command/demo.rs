@@ -20,10 +20,8 @@ pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Re
     let size = if args.quick { DemoSize::Quick } else { DemoSize::Full };
     let spec = DemoSpec { folder: args.out.clone(), seed: args.seed, size };
     let watcher = ShareWatcher::new(messages);
-    let record = run_demo(&spec, command_line(), &watcher, &world.context(SUMMING_MEMORY_BYTES));
-    watcher.meter.clear();
-    world.clear_progress();
-    let record = record.map_err(|error| explain_stop(error, args))?;
+    let record = run_demo(&spec, command_line(), &watcher, &world.context(SUMMING_MEMORY_BYTES))
+        .map_err(|error| explain_stop(error, args))?;
     let page = spec.folder.join(PAGE_NAME);
     messages.json(&json!({
         "kind": "thalweg-demo", "version": 2, "page": page, "seed": args.seed, "choice": record.choice,

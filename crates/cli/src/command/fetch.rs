@@ -33,9 +33,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
         return Ok(Outcome::Done);
     }
     let began = std::time::Instant::now();
-    let outcome = execute_fetch(&plan, &hub, &cx);
-    world.clear_progress();
-    let fetched = outcome?;
+    let fetched = execute_fetch(&plan, &hub, &cx)?;
     messages.json(&report.with_outcome(&fetched).to_json()?);
     messages.text(&shown::outcome_text(&plan, &fetched, began.elapsed().as_secs_f64()));
     Ok(Outcome::Done)

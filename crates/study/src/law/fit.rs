@@ -139,7 +139,7 @@ pub struct DomainRow {
 }
 
 /// The law of a curve and what follows from it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct MergeLaw {
     /// What k counts.
     pub axis: Axis,
@@ -401,28 +401,11 @@ fn begin(axis: Axis, fit: &Fitted, groups: &[Group<'_>], n_billions: Option<f64>
         a: fit.a(),
         b: fit.b(),
         d: fit.d(),
-        l_inf_interval_95: None,
-        a_interval_95: None,
-        b_interval_95: None,
-        bootstrap: None,
         r2: fit.r2,
         n_billions,
         points: groups.iter().map(point).collect(),
-        base: None,
-        curve: Vec::new(),
-        forms: Vec::new(),
-        predictions: Vec::new(),
-        three_point: None,
-        reach: None,
-        targets: Vec::new(),
-        marginal: Vec::new(),
-        stop: None,
         optimum,
-        domains: Vec::new(),
-        sizes: Vec::new(),
-        joint: None,
-        warnings: Vec::new(),
-        refusal: None,
+        ..MergeLaw::default()
     }
 }
 

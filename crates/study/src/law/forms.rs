@@ -23,10 +23,11 @@ pub(super) struct Levels {
 }
 
 /// What the loss is as a function of k.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// L + A / (k + b), b on (-1/2, 30).
+    #[default]
     Reciprocal,
     /// L + A / k: what theory gives for independent experts.
     Inverse,
