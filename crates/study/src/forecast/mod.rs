@@ -60,7 +60,7 @@ impl ForecastOutcome {
 /// The cases that come with the program.
 ///
 /// # Errors
-/// `CaseForm`, which a test excludes.
+/// `LineForm`, which a test excludes.
 pub fn lab_cases() -> Result<Vec<Case>, Error> {
     read_cases(LAB_CASES)
 }
