@@ -138,10 +138,14 @@ pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
         0 => String::new(),
         n_bytes => format!(", of which {} by an earlier run", show_bytes(n_bytes)),
     };
-    let rate = show_rate(bytes_per_second(read_now, receipt.seconds));
+    // Where an earlier run read everything, this one has no rate.
+    let rate = match read_now {
+        0 => String::new(),
+        n_bytes => format!(" ({})", show_rate(bytes_per_second(n_bytes, receipt.seconds))),
+    };
     let _ = writeln!(
         text,
-        "read {}{earlier}, wrote {}, {:.2} s ({rate}), {}",
+        "read {}{earlier}, wrote {}, {:.2} s{rate}, {}",
         show_bytes(receipt.bytes_read),
         show_bytes(receipt.bytes_written),
         receipt.seconds,

@@ -244,10 +244,8 @@ impl LocalFile {
     }
 
     fn advise(&self, offset: u64, len_bytes: u64, advice: Advice) {
-        // A length of zero would mean the rest of the file.
-        if let (Some(len_bytes), Ok(file)) = (NonZeroU64::new(len_bytes), self.handle()) {
-            // Advice is only that; a file system that takes none still reads.
-            let _ = rustix::fs::fadvise(&*file, offset, Some(len_bytes), advice);
+        if let Ok(file) = self.handle() {
+            advise(&file, offset, len_bytes, advice);
         }
     }
 }
@@ -361,6 +359,10 @@ impl WriteAt for LocalOutput {
         }
     }
 
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        advise(&self.file, offset, len_bytes, Advice::WillNeed);
+    }
+
     fn len_bytes(&self) -> Result<u64, Error> {
         self.settle()?;
         Ok(self.file.metadata().map_err(io_error("read", &self.path))?.len())
@@ -384,9 +386,7 @@ impl WriteAt for LocalOutput {
     fn start_writeback(&self, offset: u64, len_bytes: u64) {
         // On Linux this starts writing the dirty pages of the range before it looks for clean ones to drop;
         // `sync_file_range`, made for this, has no safe binding.
-        if let Some(len_bytes) = NonZeroU64::new(len_bytes) {
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(len_bytes), Advice::DontNeed);
-        }
+        advise(&self.file, offset, len_bytes, Advice::DontNeed);
     }
 
     fn write_back(&self) -> Result<(), Error> {
@@ -401,6 +401,14 @@ impl WriteAt for LocalOutput {
         self.settle()?;
         // Length and place on the medium are part of this; only times are not.
         self.file.sync_data().map_err(io_error("sync", &self.path))
+    }
+}
+
+/// Says how a part of a file will be used. That is only advice: a file system that takes none still reads and writes.
+fn advise(file: &File, offset: u64, len_bytes: u64, advice: Advice) {
+    // A length of zero would mean the rest of the file.
+    if let Some(len_bytes) = NonZeroU64::new(len_bytes) {
+        let _ = rustix::fs::fadvise(file, offset, Some(len_bytes), advice);
     }
 }
 
