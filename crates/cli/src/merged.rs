@@ -164,7 +164,6 @@ fn describe_comparison(compared: Compared) -> String {
     format!("compared: {} of the output, {} of the sources", words(compared.output), words(compared.sources))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn bytes_per_second(n_bytes: u64, seconds: f64) -> f64 {
     n_bytes as f64 / seconds.max(1e-9)
 }

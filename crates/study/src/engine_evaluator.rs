@@ -222,6 +222,15 @@ impl<'a> EngineEvaluator<'a> {
         outputs.iter().map(key).collect()
     }
 
+    /// Scores a model in memory, keeps its scores, and takes its memory back.
+    fn score_model(&mut self, path: &Path, model: Model, key: Option<&Path>) -> Result<ModelScores, Error> {
+        let subject = self.pool.install(|| Subject::from_model(path, model))?;
+        let scores = self.score(&subject)?;
+        self.spare.push(subject.into_model().into_params());
+        self.remember(key, &scores)?;
+        Ok(scores)
+    }
+
     /// The models of some outputs, by one reading of their sources.
     fn merge(&mut self, outputs: &[OutputPlan]) -> Result<Vec<Model>, Error> {
         let (models, n_bytes) = merge_models(outputs, &self.model_config, &mut self.spare, self.run)?;
@@ -262,10 +271,7 @@ impl Evaluator for EngineEvaluator<'_> {
         for together in missing.chunks(self.n_together()) {
             let plans: Vec<OutputPlan> = together.iter().map(|&i| outputs[i].clone()).collect();
             for (&i, model) in together.iter().zip(self.merge(&plans)?) {
-                let subject = self.pool.install(|| Subject::from_model(&outputs[i].path, model))?;
-                let scores = self.score(&subject)?;
-                self.spare.push(subject.into_model().into_params());
-                self.remember(keys[i].as_deref(), &scores)?;
+                let scores = self.score_model(&outputs[i].path, model, keys[i].as_deref())?;
                 on_score(i, &scores);
                 scored[i] = Some(scores);
             }
@@ -296,11 +302,7 @@ impl Evaluator for EngineEvaluator<'_> {
                 Some(known) => known,
                 None => {
                     let model = self.combine((points, &digests), coefficients)?;
-                    let subject = Subject::from_model(&outputs[i].path, model)?;
-                    let scores = self.score(&subject)?;
-                    self.spare.push(subject.into_model().into_params());
-                    self.remember(keys[i].as_deref(), &scores)?;
-                    scores
+                    self.score_model(&outputs[i].path, model, keys[i].as_deref())?
                 }
             };
             on_score(i, &scores);

@@ -223,7 +223,6 @@ pub fn line_answer(points: &PointGeometry) -> Option<String> {
     ))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

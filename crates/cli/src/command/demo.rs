@@ -89,7 +89,6 @@ impl DemoWatcher for ShareWatcher<'_> {
         let urgency = if state.stage == stage { Urgency::InTurn } else { Urgency::Now };
         stage.clone_into(&mut state.stage);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the ticks")]
-        #[expect(clippy::cast_precision_loss, reason = "ten thousand")]
         let ticks = (share_done.clamp(0.0, 1.0) * N_TICKS as f64) as u64;
         self.meter.show([ticks, N_TICKS], urgency, || {
             let left = state.seconds_left(share_done).map_or_else(String::new, |left| format!(", {left:.0} s left"));

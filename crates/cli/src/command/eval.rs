@@ -184,7 +184,6 @@ fn document(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> Value {
 }
 
 fn tokens_per_second(task: &TaskScores) -> Option<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = task.n_tokens as f64 / task.seconds;
     rate.is_finite().then_some(rate)
 }

@@ -117,7 +117,6 @@ fn group_table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (S
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

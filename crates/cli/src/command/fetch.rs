@@ -77,7 +77,6 @@ mod shown {
         text
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     pub(super) fn outcome_text(plan: &FetchPlan, fetched: &Fetched, seconds: f64) -> String {
         let what = format!("{} revisions of `{}`", plan.revisions.len(), plan.repository);
         let what = if plan.revisions.len() == 1 { what.replacen("1 revisions", "1 revision", 1) } else { what };

@@ -57,7 +57,6 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
 }
 
 /// A number of models as a place.
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
 fn place(k: u64) -> f64 {
     k as f64
 }

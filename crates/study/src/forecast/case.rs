@@ -106,7 +106,6 @@ impl Case {
     }
 
     /// Length over the step reached.
-    #[expect(clippy::cast_precision_loss, reason = "counts of steps")]
     pub(crate) fn length_share(&self) -> f64 {
         self.anneal_steps as f64 / self.end_step.max(1) as f64
     }

@@ -177,7 +177,6 @@ pub fn plan_replay(
         });
     }
     let replay_steps = n_cycles * epochs;
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of steps")]
     let cost_factor = (end_step - start_step) as f64 / (end_step - start_step - replay_steps) as f64;
     Ok(ReplayPlan { policy, start_step, end_step, n_memory: memory.len(), replay_steps, cost_factor, cycles })
 }

@@ -78,7 +78,6 @@ pub struct Unit {
 
 impl Unit {
     /// Mean over the domains.
-    #[expect(clippy::cast_precision_loss, reason = "a count of domains")]
     pub(crate) fn macro_loss(&self) -> f64 {
         self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
     }
@@ -201,7 +200,6 @@ fn whole(value: &Value) -> Option<u32> {
 }
 
 fn billions(name: &str, value: &Value) -> Option<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "a count of parameters, to three figures")]
     let number = match value {
         Value::String(text) => parse_count(text).ok()? as f64,
         value => value.as_f64()?,

@@ -8,6 +8,7 @@ use thalweg_tensor::counted;
 
 use super::curve::{Curve, Unit};
 use super::forms::{Fitted, Form, FormRow, Levels, compete};
+use super::least_squares::mean;
 use super::outlook::{MarginalRow, ReachRow, StopRow, TargetRow, marginal_rows, reach_row, stop_row, target_row};
 use super::sizes::{JointLaw, SizeLevels, SizeRow, fit_joint, size_rows};
 use super::three_points::{ThreePointRow, three_point_row};
@@ -369,10 +370,6 @@ fn check_groups(groups: &[Group<'_>], form: Form) -> Result<(), Error> {
 fn levels_of(groups: &[Group<'_>], loss: impl Fn(&Unit) -> f64) -> Levels {
     let mean = |group: &Group<'_>| mean(&group.units.iter().map(|unit| loss(unit)).collect::<Vec<_>>());
     Levels { k: groups.iter().map(|group| f64::from(group.k)).collect(), losses: groups.iter().map(mean).collect() }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 fn competitors(axis: Axis) -> Vec<Form> {

@@ -40,7 +40,6 @@ pub(crate) struct StepAxis {
 impl StepAxis {
     /// The axis of steps, then those of tokens and time where the checkpoints tell them.
     pub(crate) fn all(checkpoints: &[CheckpointRow]) -> Vec<Self> {
-        #[expect(clippy::cast_precision_loss, reason = "places on a page")]
         let tokens = |row: &CheckpointRow| row.tokens.map(|tokens| tokens as f64);
         let known = [
             Self::from_knots(AxisKind::Tokens, checkpoints, tokens),

@@ -13,7 +13,6 @@ const BARS: f64 = 26.0;
 /// Draws one row of bars for each merge; all end at one step.
 pub(crate) fn draw_windows(view: &StudyView<'_>, trials: &[EndTrial<'_>], width: Width) -> Markup {
     let row = BARS + width.choose(10.0, 26.0);
-    #[expect(clippy::cast_precision_loss, reason = "a height on a page")]
     let rows = trials.len() as f64 * row;
     let mut svg = begin_picture(width, rows + 52.0, "Coefficients of each merge on the map of checkpoints");
     let left = width.choose(150.0, 12.0);
@@ -23,10 +22,8 @@ pub(crate) fn draw_windows(view: &StudyView<'_>, trials: &[EndTrial<'_>], width:
     let steps = Scale::new([place_of(first.unwrap_or(0)), place_of(last)], [left + 10.0, right - 10.0]);
     let checkpoints: Vec<u64> =
         view.record.checkpoints.iter().map(|one| one.step).filter(|&step| steps.holds(place_of(step))).collect();
-    #[expect(clippy::cast_precision_loss, reason = "a width on a page")]
     let bar = ((right - left) / checkpoints.len().max(2) as f64 * 0.62).clamp(2.0, 22.0);
     for (i, one) in trials.iter().enumerate() {
-        #[expect(clippy::cast_precision_loss, reason = "a height on a page")]
         let base = (i + 1) as f64 * row;
         draw_row(&mut svg, view, one, Row { base, left, right, bar, steps, width });
     }

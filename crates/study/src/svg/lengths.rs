@@ -68,7 +68,6 @@ fn draw_length_axis(svg: &mut Markup, frame: &Frame, trials: &[EndTrial<'_>]) {
     draw_label(svg, "axis", Anchor::Start, (frame.left, frame.bottom + 34.0), "checkpoints in the window");
 }
 
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
 fn place_of_length(n_checkpoints: usize) -> f64 {
     (n_checkpoints.max(1) as f64).log2()
 }

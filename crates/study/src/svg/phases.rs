@@ -63,7 +63,6 @@ pub(super) fn shade_phase(svg: &mut Markup, frame: &Frame, phase: &ShownPhase) {
 pub(super) fn name_phase(svg: &mut Markup, frame: &Frame, phase: &ShownPhase) {
     let ShownPhase { name, class, from, to, .. } = phase;
     // About 6 units a letter: a name that does not fit is left to the title.
-    #[expect(clippy::cast_precision_loss, reason = "a width on a page")]
     let fits = |name: &str| name.chars().count() as f64 * 6.5 + 8.0 < to - from;
     let short = name.split(' ').next().unwrap_or(name);
     let shown = if fits(name) { name.as_str() } else { short };

@@ -150,7 +150,6 @@ impl SweepFindings {
         let sign = if deciding.higher_is_better { -1.0 } else { 1.0 };
         let costs: Vec<f64> = raws.iter().map(|raw| Some(sign * value(raw, deciding)?)).collect::<Option<_>>()?;
         let best = (0..costs.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b]))?;
-        #[expect(clippy::cast_precision_loss, reason = "a count of checkpoints")]
         let mean = shown_values.iter().sum::<f64>() / shown_values.len() as f64;
         Some(Ingredients { mean, best_step: steps[best], best: shown_values[best] })
     }

@@ -48,7 +48,6 @@ pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
     page.element("pre").filled(&record.command);
     write_commands(page, view);
     let cost = record.cost;
-    #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
     let bytes = cost.bytes_read as f64;
     let mut facts = vec![
         ("run", record.run_path.clone()),
