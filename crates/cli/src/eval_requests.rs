@@ -21,7 +21,7 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
-use thalweg_study::evaluator::{Evaluator, ModelScores, ModelToScore};
+use thalweg_study::evaluator::{Evaluator, ModelScores, ModelToScore, OnScore};
 use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -295,7 +295,7 @@ impl Evaluator for RequestEvaluator<'_> {
     fn score_merges(
         &mut self,
         outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, thalweg_study::Error> {
         let asked = self.ask_for_merges(outputs)?;
         let mut scored = Vec::new();

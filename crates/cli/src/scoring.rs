@@ -12,7 +12,7 @@ use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
-use thalweg_study::evaluator::{Evaluator, ModelScores};
+use thalweg_study::evaluator::{Evaluator, ModelScores, OnScore};
 use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -232,7 +232,7 @@ impl Evaluator for CommandEvaluator<'_> {
     fn score_merges(
         &mut self,
         outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, thalweg_study::Error> {
         let mut all = Vec::new();
         for (i, output) in outputs.iter().enumerate() {

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::Value;
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
@@ -65,6 +66,16 @@ impl DocumentKind {
 /// `kind` and `version` of a document; empty and 0 where it has none.
 pub(crate) fn kind_of(document: &Value) -> (&str, u64) {
     (document["kind"].as_str().unwrap_or_default(), document["version"].as_u64().unwrap_or(0))
+}
+
+/// A value as a file: the same value always gives the same text.
+///
+/// # Errors
+/// `ReportForm`.
+pub(crate) fn pretty_json(value: &impl Serialize) -> Result<String, Error> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::ReportForm { source })?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// A text that is read line by line.

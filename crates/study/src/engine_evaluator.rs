@@ -23,7 +23,7 @@ use thalweg_tensor::TensorSink;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, combined};
+use crate::evaluator::{Evaluator, ModelScores, OnScore, combined};
 use crate::record::{CostRow, SuiteRow};
 
 /// Merges that are held in memory together, so that each reading of the sources makes so many.
@@ -257,11 +257,7 @@ impl Evaluator for EngineEvaluator<'_> {
         self.score(&subject)
     }
 
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error> {
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error> {
         let keys = self.keys_of(outputs, "")?;
         let mut scored: Vec<Option<ModelScores>> = keys.iter().map(|key| self.find_known(key.as_deref())).collect();
         scored.iter().enumerate().for_each(|(i, scores)| scores.iter().for_each(|scores| on_score(i, scores)));
@@ -284,7 +280,7 @@ impl Evaluator for EngineEvaluator<'_> {
         &mut self,
         points: &[OutputPlan],
         combinations: &[Coefficients],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, Error> {
         let outputs = combined(points, combinations)?;
         if !self.holds_points(points.len()) {

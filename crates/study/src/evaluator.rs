@@ -61,6 +61,9 @@ pub struct ModelToScore {
     pub digest: Option<String>,
 }
 
+/// Told the place and the scores of each model once it is scored.
+pub type OnScore<'a> = &'a mut dyn FnMut(usize, &ModelScores);
+
 /// Gives scores and counts what they cost.
 pub trait Evaluator {
     /// What is scored on.
@@ -89,11 +92,7 @@ pub trait Evaluator {
     ///
     /// # Errors
     /// What merging and scoring give; what was scored is kept by the evaluator's cache.
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error>;
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error>;
 
     /// Scores combinations of points, which are weighted sums themselves, in the order of `combinations`.
     ///
@@ -106,7 +105,7 @@ pub trait Evaluator {
         &mut self,
         points: &[OutputPlan],
         combinations: &[Coefficients],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, Error> {
         self.score_merges(&combined(points, combinations)?, on_score)
     }

@@ -9,7 +9,7 @@ use thalweg_eval::Suite;
 use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, pretty_json};
 
 /// `kind` of a study file.
 pub(crate) const STUDY_KIND: &str = "thalweg-study";
@@ -447,8 +447,6 @@ impl StudyRecord {
     /// # Errors
     /// `ReportForm`.
     pub fn to_json(&self) -> Result<String, Error> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|source| Error::ReportForm { source })?;
-        text.push('\n');
-        Ok(text)
+        pretty_json(self)
     }
 }

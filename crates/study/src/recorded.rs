@@ -8,7 +8,7 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores};
+use crate::evaluator::{Evaluator, ModelScores, OnScore};
 use crate::record::{ChoiceRow, CostRow, SuiteRow};
 use crate::sweep::{Sweep, SweepTrial, score_sweep};
 
@@ -91,11 +91,7 @@ impl Evaluator for RecordedScores {
         self.scores_of(path)
     }
 
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error> {
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error> {
         let score = |(i, output): (usize, &OutputPlan)| {
             let scores = self.scores_of(&output.path)?;
             on_score(i, &scores);

@@ -13,7 +13,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, pretty_json};
 use crate::recover::RecoveryPlan;
 
 /// `kind` of a policy.
@@ -180,9 +180,7 @@ impl StatePolicy {
     /// # Errors
     /// `ReportForm`.
     pub fn to_json(&self) -> Result<String, Error> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|source| Error::ReportForm { source })?;
-        text.push('\n');
-        Ok(text)
+        pretty_json(self)
     }
 
     /// The step at which training resumes: that of the newest source, or nothing where it starts again.

@@ -17,7 +17,7 @@ use crate::host::World;
 use crate::merged::{describe, execute_options};
 use crate::messages::Messages;
 use crate::policy::describe_policy;
-use crate::run::log_words;
+use crate::run::{log_words, spike_line};
 
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let request = request(args)?;
@@ -67,11 +67,7 @@ fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
             writeln!(text, "no spike: no loss is {threshold} standard deviations of the log's noise above its level");
         return text;
     }
-    for spike in &search.spikes {
-        let end = spike.end.map_or_else(|| "it did not recover".to_owned(), |end| format!("recovered at step {end}"));
-        let (onset, peak, signal) = (spike.onset, spike.peak, spike.signal);
-        let _ = writeln!(text, "spike: onset at step {onset}, peak at step {peak}, {end}; seen in the {signal}");
-    }
+    text.extend(search.spikes.iter().map(spike_line));
     text
 }
 

@@ -152,7 +152,7 @@ pub fn read_case_file(storage: &dyn Storage, path: &Path) -> Result<Vec<Case>, E
 const CASE_HINT: &str = "`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases";
 
 fn read_case(_: usize, line: &str) -> Result<Case, String> {
-    let case: Case = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let case: Case = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
     if case.kind != CASE_KIND || case.version != CASE_VERSION {
         let (kind, version) = (&case.kind, case.version);
         return Err(format!("`{kind}` version {version}, not a `{CASE_KIND}` version {CASE_VERSION}"));

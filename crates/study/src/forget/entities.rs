@@ -134,7 +134,7 @@ fn read_title(line: &str) -> Result<(String, String), String> {
     let (title, kind) = match line.starts_with('{') {
         false => (line.to_owned(), String::new()),
         true => {
-            let value: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            let value: Value = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
             let title = ["title", "entity", "text"].iter().find_map(|key| value[key].as_str());
             let title = title.ok_or("the object has no text `title`")?.trim().to_owned();
             (title, value["type"].as_str().unwrap_or_default().to_owned())
@@ -164,7 +164,7 @@ pub fn read_entities(storage: &dyn Storage, path: &Path) -> Result<Vec<EntityRec
 }
 
 fn read_entity(line: &str) -> Result<EntityRecord, String> {
-    let entity: EntityRecord = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let entity: EntityRecord = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
     if let Some(what) = ENTITY.fault_of_line(&entity.kind, entity.version) {
         return Err(what);
     }
