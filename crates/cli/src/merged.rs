@@ -1,7 +1,7 @@
 //! Executing plans, and what a command says about its merges.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use thalweg_merge::engine::{Compared, ComparedBy, ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
@@ -80,11 +80,17 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     text
 }
 
+/// A path as a user would type it: relative where it is below the current folder.
+fn from_here(path: &Path) -> PathBuf {
+    let below = std::env::current_dir().ok().and_then(|here| Some(path.strip_prefix(here).ok()?.to_owned()));
+    below.filter(|below| !below.as_os_str().is_empty()).unwrap_or_else(|| path.to_owned())
+}
+
 /// What a user may want to do with new outputs.
 pub(crate) fn next_steps(outcomes: &[MergeOutcome]) -> String {
     match outcomes {
         [only] if only.compared.is_none() => {
-            let path = thalweg_tensor::shell_path(&only.path);
+            let path = thalweg_tensor::shell_path(from_here(&only.path));
             format!("next: `thalweg verify {path} --inputs` checks it, `thalweg eval {path} --suite SUITE` scores it\n")
         }
         _ => String::new(),
@@ -126,7 +132,8 @@ fn describe_distance(receipt: &MergeReceipt) -> String {
 /// What was done, and how much was read and written. `what` precedes the output's path.
 pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let path = outcome.path.display();
+    let path = from_here(&outcome.path);
+    let path = path.display();
     if let Some(compared) = outcome.compared {
         return format!("`{path}` already holds the result of this plan ({})\n", describe_comparison(compared));
     }

@@ -16,7 +16,7 @@ use crate::gram::Gram;
 pub struct PointGeometry {
     /// Checkpoints in each point.
     pub window: usize,
-    /// Share of the variance about the mean that each leading principal component takes.
+    /// Share of the variance about the mean that each leading principal component explains.
     pub component_shares: Vec<f64>,
     /// The same for the merged points of a random walk.
     pub random_walk_shares: Vec<f64>,

@@ -149,7 +149,7 @@ impl PySweep {
         self.trials.clone()
     }
 
-    /// What there was to say about the run and its windows.
+    /// Notes about the run and its windows.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.notes.clone()

@@ -163,9 +163,9 @@ pub enum RemoteFault {
 impl RemoteFault {
     fn hint(self) -> Option<&'static str> {
         Some(match self {
-            Self::NoBucket => "check the name of the bucket and `AWS_ENDPOINT_URL`, `AWS_REGION` or their like",
+            Self::NoBucket => "check the bucket and `AWS_ENDPOINT_URL`, `AWS_REGION` or their equivalents",
             Self::NoCredentials => {
-                "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or their like for other stores; for a public \
+                "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or their equivalents for other stores; for a public \
                  bucket set `AWS_SKIP_SIGNATURE=true`, `GOOGLE_SKIP_SIGNATURE=true` or `AZURE_SKIP_SIGNATURE=true`"
             }
             Self::Expired => "get new credentials and rerun the command: finished work is kept",

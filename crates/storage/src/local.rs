@@ -649,7 +649,7 @@ impl Storage for LocalStorage {
         let existing = self.canonical_path(path)?;
         let existing = existing.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
         let stats = retry_on_intr(|| rustix::fs::statvfs(existing))
-            .map_err(|error| io_error("ask the free space of", path)(error.into()))?;
+            .map_err(|error| io_error("find the free space of", path)(error.into()))?;
         Ok(Some(stats.f_bavail.saturating_mul(stats.f_frsize)))
     }
 

@@ -191,7 +191,8 @@ pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
             _ => "the shape of the path says nothing about this run",
         };
         sentences.push(format!(
-            "The first principal component explains {:.0} % of the movement, and that of a random walk of the same length {:.0} %: {so}.",
+            "The first principal component explains {:.0} % of the movement; in a random walk of the same length it \
+             explains {:.0} %: {so}.",
             share * 100.0,
             null * 100.0
         ));
@@ -212,11 +213,11 @@ pub fn line_answer(points: &PointGeometry) -> Option<String> {
     let (cosine, walk_cosine) = (points.mean_cosine()?, points.random_walk_cosine);
     let (m, n) = (points.leading.len(), points.window);
     let (verdict, then) = match points.is_line() {
-        true => ("line", "; `thalweg extrapolate` tries steps along it"),
-        false => ("no line", ""),
+        true => ("the means lie on a line", "; `thalweg extrapolate` tries steps along it"),
+        false => ("the means do not lie on a line", ""),
     };
     Some(format!(
-        "{verdict}: of {m} means of {n} checkpoints each, the first component explains {:.0} % (a random walk: {:.0} %), \
+        "{verdict}: for {m} means of {n} checkpoints each, the first component explains {:.0} % (a random walk: {:.0} %), \
          and the mean cosine of successive displacements is {cosine:.2} (a random walk: {walk_cosine:.2}){then}",
         share * 100.0,
         walk_share * 100.0

@@ -122,12 +122,17 @@ pub fn propose(
         let place = (share * (counts.len().max(1) - 1) as f64).round() as usize;
         counts.get(place).copied().unwrap_or(best.n_checkpoints)
     };
+    let half_life = model.half_life_steps();
+    let memory = if half_life < 0.5 {
+        "the noise of neighbouring checkpoints is independent".to_owned()
+    } else {
+        format!("the noise halves in {half_life:.0} steps")
+    };
     let rests_on = format!(
-        "{} scored windows: the noise of a checkpoint costs {:.4}, a lag of a hundred steps costs {:.4}, and half of the noise is forgotten in {:.0} steps",
+        "{} scored windows: the noise of one checkpoint costs {:.4}, a lag of a hundred steps costs {:.4}, and {memory}",
         windows.len(),
         model.hill,
         100.0 * model.drift_per_step,
-        model.half_life_steps()
     );
     Ok(ProposalRow {
         n_checkpoints: best.n_checkpoints,

@@ -345,7 +345,7 @@ pub struct ForecastRow {
     /// What the real anneal scored, once it is known.
     #[serde(default)]
     pub truth: Option<f64>,
-    /// What the forecast rests on.
+    /// What the forecast is based on.
     pub rests_on: String,
 }
 

@@ -26,8 +26,9 @@ pub const START_NAME: &str = thalweg_merge::own::START_NAME;
 pub(crate) const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
 
 /// What is known of learning rates for continued training from a merge.
-const CPT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: for a merge the paper \
-    found no need to retune it (arXiv 2505.12082, figure 6: its usual peak of 4.1e-4 and half of it ended up equal, one model)";
+const CPT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: the paper \
+    found no need to retune it for a merge (arXiv 2505.12082, figure 6, one model: its usual peak of 4.1e-4 and half of that \
+    ended equal)";
 /// What is known of learning rates for fine-tuning from a merge.
 const SFT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the \
     paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)";

@@ -19,10 +19,10 @@ Examples:
 
 Means of disjoint windows are taken as points of a line, and steps along it are scored: 0, 1/2 and 1
 lag (the delay of averaging), the vertex of the parabola through them, and the plain means of half
-and twice the window, six models at most. Extra-Merge-like: the paper's coefficient rule is not
-public in code.
+and twice the window, six models at most. This resembles Extra-Merge, whose rule for coefficients
+has no public code.
 
-Exit code 1 says that no step is better than a plain mean; nothing is written then.
+Exit code 1 means that no step beats a plain mean; nothing is written then.
 docs/extrapolate.md has the method and what we found.")]
 pub(crate) struct ExtrapolateArgs {
     /// A run folder

@@ -84,7 +84,7 @@ Examples:
 
 The anneal ends at the end step, on the tokens that the run has seen by then. Four models are
 scored: the newest checkpoint, the mean of those within the anneal's span, of its second half, and
-of five spread over it. Exit code 1 says that the run does not support a forecast, and why.")]
+of five spread over it. Exit code 1 means that the run does not support a forecast, and why.")]
 pub(crate) struct ForecastArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
@@ -210,8 +210,8 @@ Examples:
   thalweg init runs/my-run --for cpt -o start
   thalweg init runs/my-run --for sft --count 10 --interval-tokens 8B -o start
 
-Without a selection, at most the newest ten checkpoints: of one phase, and none from before the last fifth
-of the run.")]
+Without a selection, up to ten of the newest checkpoints, of one phase and from the last fifth of
+the run.")]
 pub(crate) struct InitArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,

@@ -12,7 +12,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::options::or_dash;
+use crate::options::{or_dash, show_figures};
 
 /// Tensors that are printed; all of them are in the JSON.
 const MAX_ROWS: usize = 20;
@@ -58,9 +58,9 @@ fn table(diff: &CheckpointDiff) -> String {
 }
 
 fn columns(distance: &Distance) -> String {
-    let far = or_dash(distance.distance(), |far| format!("{far:.4e}"));
+    let far = or_dash(distance.distance(), show_figures);
     let cosine = or_dash(distance.cosine(), |cosine| format!("{cosine:.6}"));
-    let largest = or_dash(distance.max_abs(), |largest| format!("{largest:.2e}"));
+    let largest = or_dash(distance.max_abs(), show_figures);
     let ulps = or_dash(distance.max_ulps(), |ulps| ulps.to_string());
     format!("{far:>10} {cosine:>10} {largest:>9} {ulps:>10}")
 }

@@ -23,7 +23,7 @@ use crate::scoring::{check_scoring, make_evaluator, open_suites};
 const MAX_MODELS: u64 = 6;
 
 pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    check_scoring(&args.scoring, "no suite is given: every step is scored, even one given by `--alpha`")?;
+    check_scoring(&args.scoring, "a suite is needed: every step is scored, even one given by `--alpha`")?;
     if args.confirm.is_some() && args.scoring.suite.is_none() {
         return Err(Error::usage_with_hint(
             "`--confirm` needs a suite to choose by, but a command scores instead",
@@ -85,7 +85,7 @@ fn text(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
     let _ = writeln!(text, "{}", outcome.method);
     let _ = writeln!(
         text,
-        "{} of {}, {} apart: {}",
+        "{} of {}, {} apart; verdict: {}",
         counted(outcome.n_points, "mean"),
         counted(outcome.window, "checkpoint"),
         counted(outcome.interval_steps, "step"),
@@ -106,7 +106,7 @@ fn text(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
 }
 
 fn candidates(outcome: &ExtrapolationOutcome) -> String {
-    let mut text = format!("\n{:<20} {:>10} {:>10} {:>10}\n", "model", "score", "gain", "its error");
+    let mut text = format!("\n{:<20} {:>10} {:>10} {:>10}\n", "model", "score", "gain", "std. err.");
     let show = |value: Option<f64>| or_dash(value, |value| format!("{value:.4}"));
     for average in &outcome.averages {
         let best = if average.n_checkpoints == outcome.best_average { "  best mean" } else { "" };
@@ -120,7 +120,7 @@ fn candidates(outcome: &ExtrapolationOutcome) -> String {
         let error = or_dash(row.gain_standard_error, |error| format!("{error:.4}"));
         let _ = writeln!(text, "{name:<20} {:>10} {gain:>10} {error:>10}", show(row.value));
     }
-    let _ = writeln!(text, "gains are over the mean of {}; more is better", outcome.window);
+    let _ = writeln!(text, "gains are over the mean of {}, and positive is better", outcome.window);
     text
 }
 

@@ -125,7 +125,7 @@ fn text(args: &LawCurveArgs, curve: &ExpertCurve, outcome: &CurveOutcome) -> Str
         counted(curve.experts.len(), "model")
     );
     let overhead = overhead(outcome).map_or_else(String::new, |share| {
-        format!(", of which merging and bookkeeping took {:.1} % of the scoring", 100.0 * share)
+        format!("; merging and bookkeeping took {:.1} % as long as scoring", 100.0 * share)
     });
     let _ = writeln!(text, "read {} in {:.1} s{overhead}", show_bytes(cost.bytes_read), cost.seconds);
     let more = if args.newest.is_empty() { "" } else { " --checkpoints" };

@@ -63,8 +63,10 @@ fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
     if search.spikes.is_empty() {
         let threshold = search.threshold;
         // Writing to a String cannot fail.
-        let _ =
-            writeln!(text, "no spike: no loss is {threshold} standard deviations of the log's noise above its level");
+        let _ = writeln!(
+            text,
+            "no spike: no loss is more than {threshold} standard deviations of the log's noise above its level"
+        );
         return text;
     }
     text.extend(search.spikes.iter().map(spike_line));

@@ -367,7 +367,7 @@ fn verify_distinguishes_sources_from_the_output() {
     fs::remove_file(scene.path("run/step_14000.safetensors")).unwrap();
     let (code, text) = verify();
     assert_eq!(code, 1);
-    assert!(text.contains("is missing") && text.contains("out` is what its receipt says"), "{text}");
+    assert!(text.contains("is missing") && text.contains("out` matches its receipt"), "{text}");
     let shard = scene.path("run/step_16000.safetensors");
     let mut bytes = fs::read(&shard).unwrap();
     let last = bytes.len() - 1;
@@ -375,7 +375,7 @@ fn verify_distinguishes_sources_from_the_output() {
     fs::write(&shard, bytes).unwrap();
     let (code, text) = verify();
     assert_eq!(code, 1);
-    assert!(text.contains("has changed") && text.contains("2 of its 2 sources are not what was merged"), "{text}");
+    assert!(text.contains("has changed") && text.contains("2 of its 2 sources do not match"), "{text}");
     let document = run(&["verify", &out, "--inputs", "--json"]);
     let document: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
     assert_eq!((&document["output_equal"], &document["sources_equal"]), (&true.into(), &false.into()));

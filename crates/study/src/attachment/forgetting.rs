@@ -44,8 +44,8 @@ pub(super) fn read_curve(document: &Field<'_>) -> Result<Attachment, String> {
         ""
     };
     let caption = format!(
-        "Bars are standard errors. A merge is drawn at the step that it ends at. Perplexity falls where it is better, \
-         the other measures rise.{replay}"
+        "Bars are standard errors. A merge is drawn at the step that it ends at. For perplexity lower is better, \
+         for the other measures higher.{replay}"
     );
     let of = n_kept.map_or_else(String::new, |n| format!(" of {}", thalweg_tensor::counted(n, "entity")));
     let has_arms = models.iter().any(|model| model.arm.is_some());

@@ -11,7 +11,8 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
     let [l_inf, a, b] = ["l_inf", "a", "b"].map(|key| document.at(key).real());
     let (l_inf, a, b) = (l_inf?, a?, b?);
     let formula = document.at("formula").text()?;
-    let lead = format!("{formula}: L = {l_inf:.4}, A = {a:.4}, b = {b:.4}.{}", refusal(document)?);
+    let drift = optional(document.at("d"), Field::real)?.map_or_else(String::new, |d| format!(", D = {d:.6}"));
+    let lead = format!("{formula}: L = {l_inf:.4}, A = {a:.4}, b = {b:.4}{drift}.{}", refusal(document)?);
     let (mut rows, mut measured, mut predicted) = (Vec::new(), Vec::new(), Vec::new());
     for row in shown(&document.at("points"))? {
         let (k, n_merges) = (row.at("k").count()?, row.at("n_merges").count()?);
@@ -44,8 +45,8 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
             .collect(),
     };
     let caption = "Circles are mean losses of merges, with the standard deviation over merges as bars; triangles are \
-                   forecasts, with 95 % intervals. The area is the law's 95 % interval. Beyond the measured numbers \
-                   the forms differ, and nothing here tells which of them holds."
+                   forecasts, with 95 % intervals. The shaded band is the law's 95 % interval. Beyond the \
+                   measured numbers the forms diverge, and nothing here shows which one holds."
         .to_owned();
     Ok(Attachment {
         title: "Law of merging",

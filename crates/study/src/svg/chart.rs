@@ -159,11 +159,35 @@ fn draw_axis(svg: &mut Markup, chart: &Chart, frame: &Frame, range: [f64; 2]) {
 }
 
 fn draw_rules(svg: &mut Markup, chart: &Chart, frame: &Frame) {
+    let mut taken = places_of(chart, frame);
     for (name, value) in chart.rules.iter().filter(|(_, value)| frame.y.holds(*value)) {
         let y = frame.y.place(*value);
         frame.draw_rule(svg, "rule raw", y);
-        draw_label(svg, "rule-name", Anchor::End, (frame.right - 4.0, y - 5.0), name);
+        // About 6 units a letter.
+        let length = name.chars().count() as f64 * 6.0;
+        let is_free = |at: &f64| {
+            let is_inside = |(x, [high, low]): &(f64, [f64; 2])| {
+                (at - 6.0..=at + length + 6.0).contains(x) && *low > y - 16.0 && *high < y
+            };
+            !taken.iter().any(is_inside)
+        };
+        let right = frame.right - 4.0 - length;
+        let all = [right, frame.left + 4.0, (frame.left + right) / 2.0];
+        let at = all.into_iter().find(is_free).unwrap_or(right);
+        draw_label(svg, "rule-name", Anchor::Start, (at, y - 5.0), name);
+        taken.extend([0.0, 0.5, 1.0].map(|part| (at + part * length, [y - 15.0, y - 4.0])));
     }
+}
+
+/// Where marks, their bars and corners of lines are drawn, from top to bottom, for labels to keep clear of.
+fn places_of(chart: &Chart, frame: &Frame) -> Vec<(f64, [f64; 2])> {
+    let points = chart.series.iter().flat_map(|one| &one.points);
+    let place = |point: &ChartPoint| {
+        let [low, high] = point.range.unwrap_or([point.y; 2]);
+        let (x, high) = frame.place(chart.axis.place(point.x), high);
+        (x, [high - 4.0, frame.y.place(low) + 4.0])
+    };
+    points.map(place).collect()
 }
 
 fn draw_interval_area(svg: &mut Markup, series: &Series, axis: ChartAxis, frame: &Frame) {
@@ -172,7 +196,7 @@ fn draw_interval_area(svg: &mut Markup, series: &Series, axis: ChartAxis, frame:
     }
     let high = series.area.iter().map(|[x, _, high]| frame.place(axis.place(*x), *high));
     let low = series.area.iter().rev().map(|[x, low, _]| frame.place(axis.place(*x), *low));
-    draw_area(svg, "area-95", high.chain(low));
+    draw_area(svg, &format!("area-95 {}", series.class), high.chain(low));
 }
 
 fn draw_series(svg: &mut Markup, series: &Series, axis: ChartAxis, frame: &Frame) {

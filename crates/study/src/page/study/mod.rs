@@ -104,7 +104,7 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
 }
 
 /// A sentence whose intervals and numbers of items are not broken over lines: `95 % interval 1.2 to 1.4; n = 60`.
-fn keep_intervals(sentence: &str) -> String {
+pub(super) fn keep_intervals(sentence: &str) -> String {
     let is_number = |word: &str| word.trim_matches(|c| "(),;.+-".contains(c)).parse::<f64>().is_ok();
     let words: Vec<&str> = sentence.split(' ').collect();
     let mut text = String::with_capacity(sentence.len());
