@@ -86,7 +86,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// A text that is no file.
+    /// A text that is not a file.
     pub(crate) fn of_text(name: &str, text: &str) -> Self {
         Self { file: name.to_owned(), text: text.to_owned() }
     }
