@@ -510,7 +510,7 @@ impl Storage for LocalStorage {
             let len_bytes = info.filter(|info| info.kind == FileKind::File).map_or(0, |info| info.len_bytes);
             entries.push(FolderEntry { name, kind, len_bytes });
         }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        crate::storage::sort_entries(&mut entries);
         Ok(entries)
     }
 
