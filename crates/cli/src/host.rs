@@ -53,6 +53,8 @@ impl<'a> World<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&is_repeated)))
                 .map_err(Error::Signal)?;
         }
+        // Else a limit of file sizes (`ulimit -f`) would end the program without a word; now the write fails.
+        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map_err(Error::Signal)?;
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let asked = global.threads.unwrap_or(available);
         let n_threads = limit_threads(asked, available);

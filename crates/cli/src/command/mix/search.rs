@@ -80,7 +80,7 @@ fn text(outcome: &SearchOutcome) -> String {
         let predictor = outcome.predictor.iter().find(|row| row.measure == *measure);
         let rho = or_dash(predictor.and_then(|row| row.left_out_spearman), |rho| format!("{rho:.2}"));
         let error = or_dash(predictor, |row| format!("{:.4}", row.left_out_error));
-        let _ = writeln!(text, "\n{measure}: predictor's error {error}, rank correlation {rho}, points left out");
+        let _ = writeln!(text, "\n{measure}: leave-one-out error of the predictor {error}, rank correlation {rho}");
         for model in &outcome.models {
             let value = or_dash(model.measures.get(measure), |value| format!("{value:.4}"));
             let gain = model
