@@ -1,6 +1,6 @@
 //! How far a long act is: a bar on a terminal, a line every few seconds elsewhere.
 //!
-//! Merging and scoring count bytes and tokens from many threads; `host` has theirs.
+//! Merging and scoring count bytes and tokens from many threads; `progress` has theirs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -91,6 +91,13 @@ impl<'a> Meter<'a> {
         bar.show(position, text());
     }
 
+    /// Calls `act`, which shows how far it is, and then ends the bar, so that nothing is printed beside it.
+    pub(crate) fn during<T>(&self, act: impl FnOnce() -> T) -> T {
+        let done = act();
+        self.clear();
+        done
+    }
+
     /// Ends a bar that is still drawn.
     pub(crate) fn clear(&self) {
         if let Some(bar) = self.state.lock().unwrap_or_else(PoisonError::into_inner).bar.take() {
@@ -114,7 +121,13 @@ impl<'a> ScoringMeter<'a> {
         Self { meter: Meter::new(messages, "scoring {wide_bar} {msg}"), began: Instant::now(), n_models, noun }
     }
 
-    /// Shows that `n_done` are scored; `name` is that of the last one, if it has a name.
+    /// Calls `act`, which shows how far it is, and then ends the bar.
+    pub(crate) fn during<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.meter.during(act)
+    }
+
+    /// Shows that `n_done` are scored; `name` is that of the last one, if it has a name. The last model ends the bar:
+    /// merges that are written afterwards have theirs.
     pub(crate) fn show(&self, n_done: usize, name: Option<&str>) {
         let text = || {
             let n_left = self.n_models.saturating_sub(n_done);
@@ -123,11 +136,9 @@ impl<'a> ScoringMeter<'a> {
             format!("{n_done} of {} {}{name}, {seconds_left:.0} s left", self.n_models, self.noun)
         };
         self.meter.show([n_done as u64, self.n_models as u64], Urgency::InTurn, text);
-    }
-
-    /// Ends a bar that is still drawn.
-    pub(crate) fn clear(&self) {
-        self.meter.clear();
+        if n_done >= self.n_models {
+            self.meter.clear();
+        }
     }
 }
 

@@ -177,7 +177,7 @@ impl ModelScores {
             standard_error: task.standard_error,
             n: task.n,
             higher_is_better: task.higher_is_better,
-            gain: baseline.and_then(|baseline| baseline.find(task)).and_then(|over| gain_over(task, over)),
+            gain: baseline.and_then(|baseline| baseline.find(task)).and_then(|over| task.gain_over(over)),
             gain_over_chosen: None,
         };
         self.tasks.iter().map(row).collect()
@@ -194,12 +194,69 @@ impl TaskScore {
     pub fn label(&self) -> String {
         format!("{} {}", self.task, self.measure)
     }
+
+    /// How much better it is than `over`, positive is better: item by item where both have items, else as if the two
+    /// were independent. `None` where the items are not the same.
+    pub fn gain_over(&self, over: &Self) -> Option<GainRow> {
+        self.paired_gain(over).map(PairedGain::row)
+    }
+
+    /// As [`gain_over`](Self::gain_over), with the standard error.
+    pub(crate) fn paired_gain(&self, over: &Self) -> Option<PairedGain> {
+        let Some((a, b)) = over.items.as_ref().zip(self.items.as_ref()) else {
+            let (value, interval_95) = unpaired_gain(&external(over), &external(self));
+            let standard_error = over.standard_error.zip(self.standard_error).map(|(a, b)| a.hypot(b));
+            return Some(PairedGain { value, standard_error, interval_95 });
+        };
+        // The percentile bootstrap is not shown, and its resamples would be most of the time.
+        let bootstrap = Bootstrap { seed: 0, n_resamples: 1 };
+        let all = compare_scores(std::slice::from_ref(&**a), std::slice::from_ref(&**b), bootstrap).ok()?;
+        let found = all.into_iter().find(|one| one.measure.name() == self.measure)?;
+        let (value, standard_error) = (found.gain, found.standard_error);
+        Some(PairedGain { value, standard_error, interval_95: found.interval_95 })
+    }
+
+    /// The value as a cost, of which less is better.
+    pub(crate) fn cost(&self) -> f64 {
+        if self.higher_is_better { -self.value } else { self.value }
+    }
 }
 
-/// How much better `judged` is than `over`, positive is better: item by item where both have items, else as if the two
-/// were independent. `None` where the items are not the same.
-pub(crate) fn gain_over(judged: &TaskScore, over: &TaskScore) -> Option<GainRow> {
-    paired_gain(judged, over).map(|gain| GainRow { value: gain.value, interval_95: gain.interval_95 })
+/// The score that decides between models: `by` is a task or `TASK/MEASURE`; else the first one that every model has.
+///
+/// # Errors
+/// `Request` where there is no such score.
+pub(crate) fn deciding_score(models: &[&ModelScores], by: Option<&str>) -> Result<TaskScore, Error> {
+    let known = || models.iter().flat_map(|scores| &scores.tasks);
+    let found = match by {
+        None => known().find(|score| models.iter().all(|model| model.find(score).is_some())).or(known().next()),
+        Some(by) => known().find(|one| names_score(by, (&one.task, &one.measure))),
+    };
+    found.cloned().ok_or_else(|| no_such_score(by, known().map(|one| (&*one.task, &*one.measure))))
+}
+
+/// Refuses `by` where none of the scores that there will be, by task and measure, is meant.
+///
+/// # Errors
+/// `Request` with the scores that there are.
+pub fn check_by<'a>(by: &str, mut scores: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<(), Error> {
+    let there_are = scores.clone();
+    if scores.any(|score| names_score(by, score)) { Ok(()) } else { Err(no_such_score(Some(by), there_are)) }
+}
+
+/// Whether `by`, a task or `TASK/MEASURE`, names a score.
+fn names_score(by: &str, (task, measure): (&str, &str)) -> bool {
+    by.strip_prefix(task).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/') == Some(measure))
+}
+
+fn no_such_score<'a>(by: Option<&str>, scores: impl Iterator<Item = (&'a str, &'a str)>) -> Error {
+    let mut names: Vec<String> = scores.map(|(task, measure)| format!("{task}/{measure}")).collect();
+    names.sort();
+    names.dedup();
+    Error::request_with_hint(
+        format!("there is no score `{}`", by.unwrap_or("of any task")),
+        format!("there are {}", names.join(", ")),
+    )
 }
 
 /// A gain with its standard error.
@@ -213,19 +270,11 @@ pub(crate) struct PairedGain {
     pub interval_95: Option<[f64; 2]>,
 }
 
-/// As [`gain_over`], with the standard error.
-pub(crate) fn paired_gain(judged: &TaskScore, over: &TaskScore) -> Option<PairedGain> {
-    let Some((a, b)) = over.items.as_ref().zip(judged.items.as_ref()) else {
-        let (value, interval_95) = unpaired_gain(&external(over), &external(judged));
-        let standard_error = over.standard_error.zip(judged.standard_error).map(|(a, b)| a.hypot(b));
-        return Some(PairedGain { value, standard_error, interval_95 });
-    };
-    // The percentile bootstrap is not shown, and its resamples would be most of the time.
-    let bootstrap = Bootstrap { seed: 0, n_resamples: 1 };
-    let all = compare_scores(std::slice::from_ref(&**a), std::slice::from_ref(&**b), bootstrap).ok()?;
-    let found = all.into_iter().find(|one| one.measure.name() == judged.measure)?;
-    let (value, standard_error) = (found.gain, found.standard_error);
-    Some(PairedGain { value, standard_error, interval_95: found.interval_95 })
+impl PairedGain {
+    /// As records have it.
+    pub(crate) fn row(self) -> GainRow {
+        GainRow { value: self.value, interval_95: self.interval_95 }
+    }
 }
 
 fn external(score: &TaskScore) -> ExternalScore {

@@ -16,7 +16,7 @@ use super::ridge::{QuadraticFit, fit_quadratic};
 use super::space::{Component, MixSpace, Mixture, exact, fractions, round};
 use super::trials::{TRIAL_KIND, TRIAL_VERSION, TRIALS_FILE, TrialRecord};
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, TaskScore, gain_over};
+use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
 use crate::request::Resolver;
 use crate::resample::SplitMix;
@@ -212,11 +212,6 @@ fn name_of(task: &TaskScore) -> String {
     format!("{}/{}", task.task, task.measure)
 }
 
-/// A score as a cost: less is better.
-fn cost_of(task: &TaskScore) -> f64 {
-    if task.higher_is_better { -task.value } else { task.value }
-}
-
 struct Search<'a> {
     points: &'a [OutputPlan],
     space: &'a MixSpace,
@@ -295,7 +290,7 @@ impl Search<'_> {
     fn fits(&self) -> Vec<Option<QuadraticFit>> {
         let mixtures: Vec<Vec<f64>> = self.trials.iter().map(|trial| fractions(&trial.mixture)).collect();
         let fit = |task: &TaskScore| {
-            let costs = self.trials.iter().map(|trial| trial.scores.find(task).map(cost_of));
+            let costs = self.trials.iter().map(|trial| trial.scores.find(task).map(TaskScore::cost));
             fit_quadratic(&mixtures, &costs.collect::<Option<Vec<f64>>>()?)
         };
         self.tasks.iter().map(fit).collect()
@@ -359,7 +354,7 @@ impl Search<'_> {
         let row = |(name, mixture, scores): &(&str, Mixture, ModelScores)| {
             let coefficients = fractions(mixture);
             let gain = |task: &TaskScore| {
-                let gain = answer.find(task).zip(scores.find(task)).and_then(|(own, over)| gain_over(own, over))?;
+                let gain = answer.find(task).zip(scores.find(task)).and_then(|(own, over)| own.gain_over(over))?;
                 Some((name_of(task), gain))
             };
             let gains = self.tasks.iter().filter_map(gain).collect();
@@ -378,8 +373,11 @@ impl Search<'_> {
     fn best_by_ranks(&self, is_meant: impl Fn(&Trial) -> bool) -> Option<Mixture> {
         let mut totals = vec![0.0; self.trials.len()];
         for task in &self.tasks {
-            let costs: Vec<f64> =
-                self.trials.iter().map(|trial| trial.scores.find(task).map_or(f64::INFINITY, cost_of)).collect();
+            let costs: Vec<f64> = self
+                .trials
+                .iter()
+                .map(|trial| trial.scores.find(task).map_or(f64::INFINITY, TaskScore::cost))
+                .collect();
             totals.iter_mut().zip(mean_ranks(&costs)).for_each(|(total, rank)| *total += rank);
         }
         let meant = self.trials.iter().zip(totals).filter(|(trial, _)| is_meant(trial));
