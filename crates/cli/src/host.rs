@@ -52,6 +52,8 @@ impl<'a> World<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&is_repeated)))
                 .map_err(Error::Signal)?;
         }
+        // Else a limit of file sizes (`ulimit -f`) would end the program without a word; now the write fails.
+        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map_err(Error::Signal)?;
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let asked = global.threads.unwrap_or(available);
         let n_threads = limit_threads(asked, available);
@@ -67,7 +69,7 @@ impl<'a> World<'a> {
             progress: CliProgress::new(messages),
             interrupt,
             n_threads,
-            simd: global.simd.map_or(Simd::Auto, Into::into),
+            simd: global.simd.unwrap_or(Simd::Auto),
         })
     }
 
@@ -145,11 +147,6 @@ impl<'a> World<'a> {
     pub(crate) fn in_pool<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads.get()).build();
         Ok(pool.map_err(Error::Threads)?.install(act))
-    }
-
-    /// Ends a bar that is still drawn.
-    pub(crate) fn clear_progress(&self) {
-        self.progress.clear();
     }
 
     /// What requests are resolved with.

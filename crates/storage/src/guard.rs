@@ -166,7 +166,7 @@ fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     if first.starts_with('~') {
-        return refuse(format!("the shell did not replace `{first}`: it would be a folder of that name"));
+        return refuse(format!("the shell did not expand `{first}`, so the output would be a folder of that name"));
     }
     match first.split_once(':') {
         // Written with one slash or none by mistake.
@@ -174,7 +174,7 @@ fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
             refuse(format!("an address has two slashes after the colon: `{scheme}://`"))
         }
         Some((host, _)) if host.contains('@') => {
-            refuse(format!("`{host}` is another machine, and files are written here"))
+            refuse(format!("`{host}` is another machine, but files are written to this one"))
         }
         _ => Ok(()),
     }

@@ -3,6 +3,7 @@
 //! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a
 //! command.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,13 +62,18 @@ pub struct ModelToScore {
     pub digest: Option<String>,
 }
 
+/// Told the place and the scores of each model once it is scored.
+pub type OnScore<'a> = &'a mut dyn FnMut(usize, &ModelScores);
+
 /// Gives scores and counts what they cost.
 pub trait Evaluator {
     /// What is scored on.
     fn suites(&self) -> Vec<SuiteRow>;
 
     /// Tokens that one model takes; `None` where that is not known.
-    fn tokens_per_model(&self) -> Option<u64>;
+    fn tokens_per_model(&self) -> Option<u64> {
+        None
+    }
 
     /// Hears which checkpoints will be scored one after the other, so that others can begin with all of them.
     ///
@@ -87,11 +93,7 @@ pub trait Evaluator {
     ///
     /// # Errors
     /// What merging and scoring give; what was scored is kept by the evaluator's cache.
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error>;
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error>;
 
     /// Scores combinations of points, which are weighted sums themselves, in the order of `combinations`.
     ///
@@ -104,7 +106,7 @@ pub trait Evaluator {
         &mut self,
         points: &[OutputPlan],
         combinations: &[Coefficients],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, Error> {
         self.score_merges(&combined(points, combinations)?, on_score)
     }
@@ -190,6 +192,21 @@ impl TaskScore {
         self.suite == other.suite && self.task == other.task && self.measure == other.measure
     }
 
+    /// `task/measure`, as options and documents name it.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.task, self.measure)
+    }
+
+    /// Whether `by` names it: a task, or `task/measure`.
+    pub(crate) fn is_called(&self, by: &str) -> bool {
+        names_score(by, (&self.task, &self.measure))
+    }
+
+    /// The value if less is better, its negative if more is.
+    pub(crate) fn cost(&self) -> f64 {
+        if self.higher_is_better { -self.value } else { self.value }
+    }
+
     /// `task measure`, as people read it.
     pub fn label(&self) -> String {
         format!("{} {}", self.task, self.measure)
@@ -215,47 +232,27 @@ impl TaskScore {
         let (value, standard_error) = (found.gain, found.standard_error);
         Some(PairedGain { value, standard_error, interval_95: found.interval_95 })
     }
-
-    /// The value as a cost, of which less is better.
-    pub(crate) fn cost(&self) -> f64 {
-        if self.higher_is_better { -self.value } else { self.value }
-    }
 }
 
-/// The score that decides between models: `by` is a task or `TASK/MEASURE`; else the first one that every model has.
-///
-/// # Errors
-/// `Request` where there is no such score.
-pub(crate) fn deciding_score(models: &[&ModelScores], by: Option<&str>) -> Result<TaskScore, Error> {
-    let known = || models.iter().flat_map(|scores| &scores.tasks);
-    let found = match by {
-        None => known().find(|score| models.iter().all(|model| model.find(score).is_some())).or(known().next()),
-        Some(by) => known().find(|one| names_score(by, (&one.task, &one.measure))),
-    };
-    found.cloned().ok_or_else(|| no_such_score(by, known().map(|one| (&*one.task, &*one.measure))))
-}
-
-/// Refuses `by` where none of the scores that there will be, by task and measure, is meant.
+/// Refuses `by` where it names none of the scores that there will be, given by task and measure.
 ///
 /// # Errors
 /// `Request` with the scores that there are.
 pub fn check_by<'a>(by: &str, mut scores: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<(), Error> {
-    let there_are = scores.clone();
+    let there_are = scores.clone().map(|(task, measure)| format!("{task}/{measure}"));
     if scores.any(|score| names_score(by, score)) { Ok(()) } else { Err(no_such_score(Some(by), there_are)) }
 }
 
-/// Whether `by`, a task or `TASK/MEASURE`, names a score.
+/// Whether `by` is a task or `TASK/MEASURE`.
 fn names_score(by: &str, (task, measure): (&str, &str)) -> bool {
     by.strip_prefix(task).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/') == Some(measure))
 }
 
-fn no_such_score<'a>(by: Option<&str>, scores: impl Iterator<Item = (&'a str, &'a str)>) -> Error {
-    let mut names: Vec<String> = scores.map(|(task, measure)| format!("{task}/{measure}")).collect();
-    names.sort();
-    names.dedup();
+pub(crate) fn no_such_score(by: Option<&str>, names: impl Iterator<Item = String>) -> Error {
+    let names: BTreeSet<String> = names.collect();
     Error::request_with_hint(
         format!("there is no score `{}`", by.unwrap_or("of any task")),
-        format!("there are {}", names.join(", ")),
+        format!("there are {}", names.into_iter().collect::<Vec<_>>().join(", ")),
     )
 }
 

@@ -180,7 +180,7 @@ impl DemoSpec {
         SweepRequest {
             interval_steps: vec![every_steps],
             schemes: SCHEMES.map(str::to_owned).to_vec(),
-            output: OutputOptions { model_card: false, digest: DigestChoice::None, ..OutputOptions::default() },
+            output: OutputOptions { no_model_card: true, digest: DigestChoice::None, ..OutputOptions::default() },
             ..SweepRequest::new(counts.to_vec(), self.path("merges"))
         }
     }

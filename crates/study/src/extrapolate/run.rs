@@ -1,6 +1,5 @@
 //! An extrapolation from its request to its merge.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -17,10 +16,11 @@ use thalweg_trajectory::Trajectory;
 use super::line::{Direction, Parabola, window_coefficients};
 use super::request::{ExtrapolationRequest, MergedPoints};
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, PairedGain, TaskScore, deciding_score};
+use crate::evaluator::{Evaluator, ModelScores, PairedGain, TaskScore};
 use crate::explain::measure_gram;
 use crate::record::{CostRow, GainRow, ScoreRow, SuiteRow};
 use crate::request::{OutputOptions, Resolver};
+use crate::sweep::deciding;
 
 /// What the method is, for every document.
 pub(crate) const METHOD: &str = "Extra-Merge-like: the paper's coefficient rule is not public in code";
@@ -31,6 +31,7 @@ const PROBED: [f64; 3] = [0.0, 0.5, 1.0];
 const ALIKE: f64 = 0.05;
 
 /// How candidates are scored and the merge is written.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct ExtrapolationOptions<'a> {
     /// The score that decides, a task or `task/measure`; the first one if left out.
     pub by: Option<String>,
@@ -42,12 +43,6 @@ pub struct ExtrapolationOptions<'a> {
     pub execute: ExecuteOptions,
     /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
-}
-
-impl fmt::Debug for ExtrapolationOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExtrapolationOptions").field("by", &self.by).field("out", &self.out).finish_non_exhaustive()
-    }
 }
 
 /// The line of the merged points.
@@ -390,8 +385,7 @@ impl Search<'_> {
 
     /// The parabola through the costs of the first three steps.
     fn parabola(&self) -> Result<Parabola, Error> {
-        let models: Vec<&ModelScores> = self.steps.iter().map(|(_, one)| &one.scores).collect();
-        let decides = deciding_score(&models, self.by.as_deref())?;
+        let decides = deciding(self.steps.iter().map(|(_, one)| &one.scores), self.by.as_deref())?;
         let costs: Vec<f64> =
             self.steps.iter().filter_map(|(_, one)| one.scores.find(&decides)).map(TaskScore::cost).collect();
         let costs = <[f64; 3]>::try_from(costs);
@@ -399,7 +393,6 @@ impl Search<'_> {
     }
 }
 
-/// All scores, and what they say.
 struct Judged<'a> {
     decides: TaskScore,
     at_zero: &'a Scored,
@@ -420,7 +413,7 @@ impl<'a> Judged<'a> {
         let bug = Error::Bug { what: "a step of no length is scored" };
         let Some((_, at_zero)) = steps.first() else { return Err(bug) };
         let all = steps.iter().map(|(_, one)| &one.scores).chain(means.iter().map(|(_, one)| &one.scores));
-        let decides = deciding_score(&all.collect::<Vec<_>>(), options.by.as_deref())?;
+        let decides = deciding(all, options.by.as_deref())?;
         let cost = |scores: &ModelScores| scores.find(&decides).map_or(f64::INFINITY, TaskScore::cost);
         let mut averages: Vec<(usize, &ModelScores)> = means.iter().map(|(n, one)| (*n, &one.scores)).collect();
         averages.push((window, &at_zero.scores));

@@ -200,7 +200,7 @@ fn score_midpoints(
             let [Some(a), Some(b)] = pair.map(|i| scores[i].find(task)) else { continue };
             rows.push(MidpointRow {
                 between: pair.map(|i| request.components[i].name.clone()),
-                measure: format!("{}/{}", task.task, task.measure),
+                measure: task.name(),
                 midpoint: task.value,
                 ends: [a.value, b.value],
                 barrier: task.cost() - a.cost().max(b.cost()),

@@ -3,7 +3,7 @@
 use thalweg_merge::plan::OutputPlan;
 
 use crate::Error;
-use crate::evaluator::{ModelScores, TaskScore, deciding_score};
+use crate::evaluator::{ModelScores, TaskScore, no_such_score};
 use crate::record::{ChoiceRow, MergeSource, RawRow, TrialRow};
 
 /// How a window was asked for.
@@ -55,6 +55,22 @@ pub struct Ingredients {
     pub best: f64,
 }
 
+/// The score that decides: `by` is a task or `task/measure`; else the first one that every model has.
+///
+/// # Errors
+/// `Request` where there is no such score.
+pub(crate) fn deciding<'a>(
+    models: impl Iterator<Item = &'a ModelScores> + Clone,
+    by: Option<&str>,
+) -> Result<TaskScore, Error> {
+    let known = || models.clone().flat_map(|scores| &scores.tasks);
+    let found = match by {
+        None => known().find(|score| models.clone().all(|model| model.find(score).is_some())).or(known().next()),
+        Some(by) => known().find(|one| one.is_called(by)),
+    };
+    found.cloned().ok_or_else(|| no_such_score(by, known().map(TaskScore::name)))
+}
+
 impl SweepTrial {
     /// Step of the newest source.
     pub fn end_step(&self) -> u64 {
@@ -68,12 +84,9 @@ impl SweepFindings {
         self.raws.iter().find(|raw| raw.trial.end_step() == step)
     }
 
-    /// The score that decides between the merges, as [`deciding_score`] has it.
-    ///
-    /// # Errors
-    /// `Request` where there is no such score.
+    /// The score that decides, as [`deciding`] finds it among the merges.
     pub(crate) fn deciding(&self, by: Option<&str>) -> Result<TaskScore, Error> {
-        deciding_score(&self.trials.iter().map(|one| &one.scores).collect::<Vec<_>>(), by)
+        deciding(self.trials.iter().map(|one| &one.scores), by)
     }
 
     /// The best trial by one score; the earlier of two that are equal.
@@ -103,7 +116,6 @@ impl SweepFindings {
             raws.iter().map(|raw| Some(raw.scores.find(shown)?.value)).collect::<Option<_>>()?;
         let costs: Vec<f64> = raws.iter().map(|raw| Some(raw.scores.find(deciding)?.cost())).collect::<Option<_>>()?;
         let best = (0..costs.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b]))?;
-        #[expect(clippy::cast_precision_loss, reason = "a count of checkpoints")]
         let mean = shown_values.iter().sum::<f64>() / shown_values.len() as f64;
         Some(Ingredients { mean, best_step: steps[best], best: shown_values[best] })
     }

@@ -8,6 +8,7 @@ mod request;
 mod run;
 mod score;
 
+pub(crate) use findings::deciding;
 pub use findings::{Ingredients, ScoredTrial, SweepFindings, SweepTrial, WindowInterval};
 pub(crate) use request::{End, EndedWindow, EndedWindows, WindowShape, ends};
 pub use request::{RawChoice, SkippedEnds, Sweep, SweepRequest};

@@ -25,7 +25,7 @@ pub(super) fn check_steps(ranks: &[Opened]) -> Result<Option<f64>, Error> {
         if found.to_bits() != wanted.to_bits() {
             let first = display_name(&first.file.name);
             return Err(
-                rank.broken(format!("its optimizer is at step {found}, and that of `{first}` at step {wanted}"))
+                rank.broken(format!("its optimizer is at step {found}, but that of `{first}` is at step {wanted}"))
             );
         }
     }
@@ -75,7 +75,7 @@ pub(super) fn note_step(
         let other = Opened::open(storage, &files.path(name), name)?;
         if let Some((found, _)) = model_steps(&other).filter(|(found, _)| *found != step) {
             let first = display_name(&model.file.name);
-            return Err(other.broken(format!("it is from step {found}, and `{first}` from step {step}")));
+            return Err(other.broken(format!("it is from step {found}, but `{first}` is from step {step}")));
         }
     }
     let name_step = step_in_name(&files.folder, &[FOLDER_START]);
