@@ -233,7 +233,7 @@ fn open_weights(
         }
         add_same(&mut entries, &names.same);
     }
-    let has_named_masters = !params.is_empty() && saved.experts.is_empty();
+    let has_named_masters = !params.is_empty() && (saved.experts.is_empty() || !is_named_by_part(saved));
     let choice = if has_named_masters { Choice::Both(Params::Module) } else { Choice::Only(Params::Module) };
     let mut content = finish(files, entries, findings, choice, cache)?;
     content.notes.extend(note_step(storage, models[0].0, &models[0].1, None)?);

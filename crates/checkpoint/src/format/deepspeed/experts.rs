@@ -25,7 +25,6 @@ pub(super) fn portions(ranks: &[Opened], shapes: &Groups) -> Result<Vec<Portion>
     let counts: Vec<Option<u64>> =
         state_of(&ranks[0])?.get("partition_count").map(|n| n.items().map(Value::as_u64).collect()).unwrap_or_default();
     let n_ranks = ranks.len();
-    let all = Portion { ranks: (0..n_ranks).collect(), groups: Vec::new(), expert_rank: None };
     let mut by_count: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (group, params) in shapes.iter().enumerate() {
         let count = counts.get(group).copied().flatten().and_then(|n| usize::try_from(n).ok());
@@ -36,16 +35,11 @@ pub(super) fn portions(ranks: &[Opened], shapes: &Groups) -> Result<Vec<Portion>
     let mut portions = Vec::new();
     for (count, groups) in by_count {
         let n_sets = n_ranks / count;
-        if n_sets == 1 {
-            // A set of one: every rank has all experts.
-            portions.push(Portion { ranks: all.ranks.clone(), groups, expert_rank: None });
-            continue;
-        }
-        // Neighbours have different experts.
+        // Neighbours have different experts. In a single set are all ranks.
         portions.extend((0..n_sets).map(|set| Portion {
             ranks: (set..n_ranks).step_by(n_sets).collect(),
             groups: groups.clone(),
-            expert_rank: Some(set as u64),
+            expert_rank: (n_sets > 1).then_some(set as u64),
         }));
     }
     Ok(portions)

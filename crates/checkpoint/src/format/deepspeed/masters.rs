@@ -156,10 +156,10 @@ fn assemble(
     shapes: &Groups,
     (stage, kind): (Stage, Kind),
 ) -> Result<Vec<TensorEntry>, Error> {
-    let every_group = || shapes.iter().flatten();
     if stage == Stage::Three {
         let runs = runs_of_stage_3(ranks, shapes, kind)?;
-        return every_group().map(|param| entry_of_param(&ranks[0], param, (&runs, first_idx))).collect();
+        let entry = |param| entry_of_param(&ranks[0], param, (&runs, first_idx));
+        return shapes.iter().flatten().map(entry).collect();
     }
     let numbers = ExpertNumbers::new(shapes);
     let mut entries = Vec::new();
@@ -179,8 +179,8 @@ fn entry_of_param(
     (name, shape): &(String, Shape),
     (runs, first_idx): (&Runs<'_>, u32),
 ) -> Result<TensorEntry, Error> {
-    let mut entry =
-        entry_of_runs(first, name, (Dtype::F32, shape), runs.get(name.as_str()).map_or(&[], Vec::as_slice))?;
+    let own = runs.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+    let mut entry = entry_of_runs(first, name, (Dtype::F32, shape), own)?;
     entry.pieces.iter_mut().for_each(|piece| piece.file_idx += first_idx);
     Ok(entry)
 }
