@@ -291,7 +291,10 @@ fn open_masters(
     };
     let (mut entries, mut moments) = (Vec::new(), Vec::new());
     for (model_rank, found) in ranks {
-        let name_of = |entry: &TensorEntry| names.name_of(model_rank, &entry.name);
+        let name_of = |entry: &TensorEntry| match is_named_by_part(saved) {
+            true => names.name_of(model_rank, &entry.name),
+            false => entry.name.to_string(),
+        };
         entries.extend(found.params.into_iter().map(|entry| TensorEntry { name: name_of(&entry).into(), ..entry }));
         moments.extend(found.moments.into_iter().map(|(moment, entry)| {
             let name = moment_name(moment, &name_of(&entry)).into();
