@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_tensor::display_name;
+use thalweg_tensor::{counted, counted_are, display_name};
 
 use crate::format::dcp::error::DcpError;
 use crate::format::header_error::HeaderError;
@@ -125,7 +125,7 @@ pub enum Error {
         source: Box<KeyFault>,
     },
     /// A key is asked for in a format without keys.
-    #[error("`{}`: a safetensors checkpoint has no keys, and `--key {}` asks for one", path.display(), display_name(key))]
+    #[error("`{}`: a safetensors checkpoint has no keys, but `--key {}` asks for one", path.display(), display_name(key))]
     NoKeys {
         /// The checkpoint.
         path: PathBuf,
@@ -335,7 +335,7 @@ pub enum Fault {
 #[non_exhaustive]
 pub enum UnfinishedFault {
     /// There are shards, but not the index that a save writes last.
-    #[error("there are {n_shards} shards and no `{index}`")]
+    #[error("{} there, but no `{index}`", counted_are(*n_shards, "shard"))]
     NoIndex {
         /// How many shards.
         n_shards: usize,
@@ -411,7 +411,7 @@ pub enum IndexFault {
     },
     /// Another shard than the named one holds the tensor.
     #[error(
-        "tensor `{}` is in shard `{}`, the index says `{}`",
+        "tensor `{}` is in shard `{}`, but the index says `{}`",
         display_name(tensor),
         display_name(found),
         display_name(expected)
@@ -452,7 +452,7 @@ pub enum IndexFault {
 fn summarise<T: std::fmt::Display>(facts: &[T], noun: &str) -> String {
     match facts {
         [only] => only.to_string(),
-        [first, ..] => format!("{first} (and {} more {noun}s)", facts.len() - 1),
+        [first, others @ ..] => format!("{first} (and {})", counted(others.len(), &format!("more {noun}"))),
         [] => String::new(),
     }
 }

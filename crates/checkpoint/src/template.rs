@@ -265,7 +265,7 @@ fn refuse(checkpoint: &Checkpoint, reason: String) -> Error {
     Error::CannotKeepFiles { path: checkpoint.path().to_owned(), reason }
 }
 
-/// Length of a CRC-32 sum in a file.
+/// Length of a CRC-32 checksum in a file.
 const CRC_BYTES: u64 = 4;
 
 /// A file that goes to the output.
@@ -389,11 +389,11 @@ fn place_tensors(
         let found = checkpoint.catalog().find(&wanted.name).and_then(|i| opened.get(i));
         let found = found.ok_or_else(|| refuse(checkpoint, format!("it has no tensor `{name}`")))?;
         if found.dtype != wanted.dtype {
-            let reason = format!("tensor `{name}` is {} in it, and the output's is {}", found.dtype, wanted.dtype);
+            let reason = format!("tensor `{name}` is {} in it, but {} in the output", found.dtype, wanted.dtype);
             return Err(refuse(checkpoint, reason));
         }
         if found.shape != wanted.shape {
-            let reason = format!("tensor `{name}` has shape {} in it, and {} in the output", found.shape, wanted.shape);
+            let reason = format!("tensor `{name}` has shape {} in it, but {} in the output", found.shape, wanted.shape);
             return Err(refuse(checkpoint, reason));
         }
         Ok(found.clone())

@@ -174,7 +174,7 @@ impl PyMerge {
         self.receipt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What there was to say about the sources.
+    /// Notes about the sources.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.state.notes.clone()

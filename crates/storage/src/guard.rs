@@ -169,14 +169,14 @@ fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     if first.starts_with('~') {
-        return refuse(format!("the shell did not replace `{first}`: it would be a folder of that name"));
+        return refuse(format!("the shell did not expand `{first}`, so the output would be a folder of that name"));
     }
     match first.split_once(':') {
         Some((scheme, _)) if SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
             refuse(format!("an address has two slashes after the colon: `{scheme}://`"))
         }
         Some((host, _)) if host.contains('@') => {
-            refuse(format!("`{host}` is another machine, and files are written here"))
+            refuse(format!("`{host}` is another machine, but files are written to this one"))
         }
         _ => Ok(()),
     }

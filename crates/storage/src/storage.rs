@@ -49,6 +49,11 @@ pub struct FolderEntry {
     pub len_bytes: u64,
 }
 
+/// Sorts the names in a folder.
+pub(crate) fn sort_entries(entries: &mut [FolderEntry]) {
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+}
+
 /// How an output becomes visible at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitStyle {
@@ -100,6 +105,9 @@ pub trait WriteAt: Send + Sync + Debug {
     /// # Errors
     /// `Truncated`, `Io`.
     fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error>;
+
+    /// Asks for these bytes to be fetched ahead, to be read back.
+    fn will_need(&self, _offset: u64, _len_bytes: u64) {}
 
     /// Length in bytes.
     ///

@@ -52,9 +52,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     let like = like.ok_or_else(|| Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())))?;
     let from = (like.as_path(), args.out.as_deref());
     let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
-    let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx);
-    meter.clear();
-    let answer = answer?;
+    let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx)?;
     let outcome = match answer.outcome {
         Ok(outcome) => outcome,
         Err(refusal) => return Ok(refuse(&refusal, &answer.request, messages)),
@@ -104,8 +102,9 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "an anneal ({curve}, {}, to {floor} of the peak) that ends at step {end_step} would score",
-        counted(*anneal_steps, "step")
+        "an anneal ({curve}, {}, {}) that ends at step {end_step} would score",
+        counted(*anneal_steps, "step"),
+        if *floor > 0.0 { format!("to {floor} of the peak") } else { "to 0".to_owned() }
     );
     let _ = writeln!(
         text,
@@ -118,15 +117,18 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
     for (score, why) in &outcome.refused {
         let _ = writeln!(text, "  {score}: no forecast: {why}\n    {}", why.hint());
     }
-    for row in &outcome.forecasts {
-        let _ = writeln!(text, "{} {} is based on {}", row.task, row.measure, row.rests_on);
+    for rows in outcome.forecasts.chunk_by(|a, b| a.rests_on == b.rests_on) {
+        let names: Vec<String> = rows.iter().map(|row| format!("{} {}", row.task, row.measure)).collect();
+        let verb = if rows.len() == 1 { "is" } else { "are" };
+        let rests_on = rows.first().map_or("", |row| row.rests_on.as_str());
+        let _ = writeln!(text, "{} {verb} based on {rests_on}", names.join(", "));
     }
     match &outcome.proposal {
         Ok(window) => {
             let [low, high] = window.n_interval_95;
             let _ = writeln!(
                 text,
-                "to merge: {} ({low} to {high}), {} apart, {}\n  from {}",
+                "proposed window: {} ({low} to {high}), {} apart, {}\n  based on {}",
                 counted(window.n_checkpoints, "checkpoint"),
                 counted(window.interval_steps, "step"),
                 window.scheme,

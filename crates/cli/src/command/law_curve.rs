@@ -45,9 +45,7 @@ pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -
         path: args.out.clone(),
         on_score: &mut |n_done| meter.show(n_done, None),
     };
-    let outcome = run_curve(&curve, &mut *evaluator, options, (&resolver, &cx));
-    meter.clear();
-    let outcome = outcome?;
+    let outcome = run_curve(&curve, &mut *evaluator, options, (&resolver, &cx))?;
     messages.json(&document(args, &curve, &outcome));
     messages.text(&text(args, &curve, &outcome));
     Ok(Outcome::Done)
@@ -127,7 +125,7 @@ fn text(args: &LawCurveArgs, curve: &ExpertCurve, outcome: &CurveOutcome) -> Str
         counted(curve.experts.len(), "model")
     );
     let overhead = overhead(outcome).map_or_else(String::new, |share| {
-        format!(", of which merging and bookkeeping took {:.1} % of the scoring", 100.0 * share)
+        format!("; merging and bookkeeping took {:.1} % as long as scoring", 100.0 * share)
     });
     let _ = writeln!(text, "read {} in {:.1} s{overhead}", show_bytes(cost.bytes_read), cost.seconds);
     let more = if args.newest.is_empty() { "" } else { " --checkpoints" };

@@ -6,11 +6,11 @@ use std::path::Path;
 use serde_json::json;
 use thalweg_study::evaluator::{Evaluator, TaskScore};
 use thalweg_study::record::{ScoreRow, StudyRecord, TrialRow};
-use thalweg_study::sweep::{Keep, Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};
+use thalweg_study::sweep::{Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};
 use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
-use crate::args::{KeepChoice, SweepArgs};
+use crate::args::SweepArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{World, command_line};
@@ -31,11 +31,7 @@ pub(super) fn run(
     if let Some(budget) = args.budget_evaluations {
         sweep.check_evaluations(budget)?;
     }
-    let keep = match args.keep {
-        Some(KeepChoice::All) => Keep::All,
-        Some(KeepChoice::None) => Keep::None,
-        Some(KeepChoice::Best) | None => Keep::Best,
-    };
+    let keep = args.keep.unwrap_or_default();
     // Models are counted, so that the bars of single merges and scorings would be in the way.
     let cx = world.quiet_context(args.execution.memory.0);
     check_sweep_places(sweep, keep, &args.out, &cx)?;
@@ -54,19 +50,11 @@ pub(super) fn run(
         keep,
         execute: execute_options(&args.execution),
         folder: args.out.clone(),
-        on_score: &mut |n_done, name| {
-            meter.show(n_done, Some(name));
-            if n_done == n_models {
-                meter.clear();
-            }
-        },
+        on_score: &mut |n_done, name| meter.show(n_done, Some(name)),
     };
     // The merges that are kept are written with a bar.
     let writing = world.context(args.execution.memory.0);
-    let outcome = run_sweep(sweep, trajectory, &mut *evaluator, options, &writing);
-    world.clear_progress();
-    meter.clear();
-    let outcome = outcome?;
+    let outcome = run_sweep(sweep, trajectory, &mut *evaluator, options, &writing)?;
     messages.json(&document(&outcome.record));
     messages.text(&table(&args.out, &outcome));
     Ok(Outcome::Done)

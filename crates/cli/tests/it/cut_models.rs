@@ -406,13 +406,13 @@ fn ranks_of_two_saves_and_files_of_other_kinds_are_refused() {
     check(
         "mp_rank_01_model_states.pt",
         &|_| state(Node::Nothing, of_second(&[3, 4]), 20, 2),
-        "it is from step 20, and `mp_rank_00_model_states.pt` from step 10",
+        "it is from step 20, but `mp_rank_00_model_states.pt` is from step 10",
     );
     check("layer_03-model_states.pt", &|_| Node::List(Vec::new()), "it does not hold the state of a layer");
     check(
         "layer_03-model_states.pt",
         &|saved| named(vec![("dense.weight".to_owned(), saved.tensor(Bf16, &[4, 3], &[0.0; 12]))]),
-        "`layer_03.dense.weight` has shape [4, 3], and `3.dense.weight` of `mp_rank_01` has shape [3, 4]",
+        "`layer_03.dense.weight` has shape [4, 3], but `3.dense.weight` of `mp_rank_01` has shape [3, 4]",
     );
     check("layer_03-model_states.pt", &|_| dict([]), "no file of a layer holds `layer_03.dense.weight`");
     check(

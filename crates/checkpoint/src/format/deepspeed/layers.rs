@@ -94,7 +94,7 @@ impl LayerNames {
         for ((name, position), holders) in tied {
             if let Some(other) = holders.iter().find(|holder| holder.shape != holders[0].shape) {
                 return Err(NameFault::Misfit(format!(
-                    "the tied parameter `{}` has shape {} in `{}`, and {} in `{}`",
+                    "the tied parameter `{}` has shape {} in `{}`, but {} in `{}`",
                     display_name(name),
                     holders[0].shape,
                     rank_name(holders[0].model_rank),
@@ -177,7 +177,7 @@ fn holders_of_layers(
         let n_files = layers.0.get(layer).map_or(0, Vec::len);
         if n_files > ranks.len() {
             return Err(NameFault::Misfit(format!(
-                "layer {layer} has {n_files} files, and {} of the `mp_rank` files have parameters of it",
+                "layer {layer} has {n_files} files, but {} of the `mp_rank` files have parameters of it",
                 ranks.len()
             )));
         }
@@ -202,7 +202,7 @@ fn name_in(file: &LayerFile, key: &str, param: &RankParam<'_>) -> Result<String,
     match file.weights.get(key) {
         Some(shape) if shape == param.shape => Ok(name),
         Some(shape) => Err(NameFault::Misfit(format!(
-            "`{}` has shape {shape}, and `{}` of `{rank}` has shape {}",
+            "`{}` has shape {shape}, but `{}` of `{rank}` has shape {}",
             display_name(&name),
             display_name(param.name),
             param.shape
@@ -303,8 +303,8 @@ mod tests {
         let plain = [(0, "0.w", 4), (1, "3.w", 4)];
         assert_eq!(names(&[(0, bare)], &plain).unwrap_err(), missing("layer_03-model_states.pt"));
         for (params, fact) in [
-            (&of_both[..1], "layer 0 has 2 files, and 1 of"),
-            (&[(0, "0.w", 5), (1, "0.w", 4)], "`layer_00.model_00.w` has shape [4], and `0.w` of `mp_rank_00` has"),
+            (&of_both[..1], "layer 0 has 2 files, but 1 of"),
+            (&[(0, "0.w", 5), (1, "0.w", 4)], "`layer_00.model_00.w` has shape [4], but `0.w` of `mp_rank_00` has"),
             (&[(0, "0.v", 4), (1, "0.w", 4)], "no file of a layer holds `layer_00.model_00.v`"),
         ] {
             let fault = names(&[(0, two)], params).unwrap_err();

@@ -374,7 +374,7 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) -> Resu
         if n_held != position {
             // Every parameter after one that is not listed would get the values of its neighbour.
             let noun = kind.noun();
-            return Err(rank.broken(format!("its {noun} have {n_held} elements, and its parameters {position}")));
+            return Err(rank.broken(format!("its {noun} have {n_held} elements, but its parameters {position}")));
         }
     }
     Ok(runs)

@@ -42,7 +42,7 @@ pub(super) fn check_same_count(known: &mut Option<Count>, found: Option<Count>) 
         return Ok(());
     }
     let (name, wanted, found_step) = (display_name(&first.file.name), first.step, found.step);
-    let reason = format!("its optimizer is at step {found_step}, and that of `{name}` at step {wanted}");
+    let reason = format!("its optimizer is at step {found_step}, but that of `{name}` is at step {wanted}");
     Err(broken(&found.file.path, reason))
 }
 
@@ -51,7 +51,7 @@ pub(super) fn check_same_step(first: &Opened, other: &Opened) -> Result<(), Erro
     match (model_steps(first), model_steps(other)) {
         (Some((step, _)), Some((found, _))) if found != step => {
             let first = display_name(&first.file.name);
-            Err(other.broken(format!("it is from step {found}, and `{first}` from step {step}")))
+            Err(other.broken(format!("it is from step {found}, but `{first}` is from step {step}")))
         }
         _ => Ok(()),
     }
