@@ -54,7 +54,7 @@ fn named(items: Vec<(String, Node)>) -> Node {
 fn state(module: Node, shapes: Node, step: u32, n_model_ranks: u32) -> Node {
     dict([
         ("module", module),
-        // ZeRO keeps it in files of its own.
+        // ZeRO keeps it in separate files.
         ("optimizer", if matches!(shapes, Node::Nothing) { dict([]) } else { Node::Nothing }),
         ("param_shapes", shapes),
         ("shared_params", dict([])),
@@ -193,7 +193,7 @@ fn read(path: &Path) -> BTreeMap<String, Vec<f32>> {
     tensors(path).into_iter().map(|(name, tensor)| (name, float(tensor))).collect()
 }
 
-/// The tensors in the files of layers, read as files of their own, under the names that the checkpoint gives them.
+/// The tensors in the files of layers, read one by one, under the names that the checkpoint gives them.
 fn read_layers(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {

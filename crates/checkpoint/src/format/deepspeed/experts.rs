@@ -1,5 +1,5 @@
-//! Masters of experts: a data-parallel rank holds those of its own experts only, which it numbers from 0, and shares them
-//! with the ranks that have the same experts.
+//! Masters of experts: a data-parallel rank has only those of some experts, which it numbers from 0, and shares them with
+//! the ranks that have the same experts.
 
 use std::collections::BTreeMap;
 

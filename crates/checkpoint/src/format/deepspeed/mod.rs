@@ -226,7 +226,7 @@ fn first_model(storage: &Arc<dyn Storage>, files: &RankFiles) -> Result<Opened, 
 }
 
 /// The module's own weights, in the element type in which the model computes. `with_experts` are all files, if experts
-/// have files of their own.
+/// have separate files.
 fn open_module(
     storage: &Arc<dyn Storage>,
     (files, has_masters): (&RankFiles, bool),
