@@ -8,6 +8,7 @@ mod browser;
 mod commands;
 mod comparisons;
 mod contents;
+mod cut_models;
 mod eval;
 mod eval_requests;
 mod eval_results;
