@@ -166,7 +166,7 @@ def details(rows, rate, window, title):
         cells = [name, spread([row[4] for row in found], sign=""), paired[0], paired[1], spread([row[10] for row in found], 3, ""), paired[2]]
         text.append("| " + " | ".join([*cells, f"{statistics.fmean(row[11] for row in found):.3f}"]) + " |")
     moved, wide = statistics.fmean(row[12] for row in of("bias-newest")), statistics.fmean(row[13] for row in base)
-    return [*text, "", f"Less its mean, the newest bias is {moved:.4f} from the averaged one (mean over experts), which has a standard deviation of {wide:.4f} over experts.", ""]
+    return [*text, "", f"With its mean removed, the newest bias is {moved:.4f} from the averaged one (mean over experts), which has a standard deviation of {wide:.4f} over experts.", ""]
 
 
 def tables(rows):

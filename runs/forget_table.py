@@ -67,7 +67,7 @@ for b in (42, 60, 84, 102, 126):
         (name, [(s, arm, "raw", b) for s in seeds])
         for name, arm in (("none, equal steps", "none"), ("mixed in", "mixed"), ("bursts", "bursts"))
     ])
-print("\nMerge less newest checkpoint and less the mean of its checkpoints, all ends of B:\n")
+print("\nMerge minus newest checkpoint, and minus the mean of its checkpoints, all ends of B:\n")
 print("| merge | seed | ends | M_ex less newest | M_ex less its mean | PPL_ent less newest | PPL less newest |\n|---|---|---|---|---|---|---|")
 for window, n in (("sma:3", 3), ("sma:5", 5), ("sma:10", 10)):
     for seed in seeds:

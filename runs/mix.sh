@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Do merged components rank mixtures as models that were trained on them? A small Llama is trained on stories; components
+# Do merged components rank mixtures like models that were trained on them? A small Llama is trained on stories; components
 # on stories, code, math and dialogue (half of each is stories; again without) train from it for 16, 48 and 144 steps, and 24
 # mixtures for 48. Merges at the mixtures' coefficients, and the mixtures' own runs stopped after 8 and 24 steps (as many steps
 # in all as four components of 48 and of 144), are compared with the full runs. Run again, it resumes from what is there.

@@ -19,7 +19,7 @@ T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 
 SCENARIOS = {
     "gone-replay": "The cause is gone, the data are replayed",
     "gone-skip": "The cause is gone, the data are skipped",
-    "again-2": "The cause comes again at step 411, for 2 steps at 30 times the rate",
+    "again-2": "The cause recurs at step 411, for 2 steps at 30 times the rate",
     "again-3": "The same for 3 steps",
     "again-8": "The same for 8 steps, as in the incident",
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Which rule merges experts best, beside the plain mean at the same scale? The eight experts of runs/law.sh at one width, three
-# seeds, merged by every rule of `thalweg merge --rule` at several values of lambda, and scored on held-out text of every domain.
-# Run again, it resumes from what is there. Writes docs/results/rules.csv; two minutes on two cores once the experts are trained.
+# seeds, merged by every rule of `thalweg merge --rule` at several values of lambda. Lambda is chosen by the loss on validation
+# documents of every domain, and what it gains is reported on test documents. Run again, it resumes from what is there. Writes
+# docs/results/rules.csv; some minutes on two cores once the experts are trained.
 #
 #     runs/rules.sh [OUT]     OUT = law-runs, the folder of runs/law.sh, which trains the experts
 #     THALWEG names the binary, SEEDS the seeds, WIDTH the width
@@ -11,7 +12,10 @@ out=$(realpath -m "${1:-law-runs}")
 thalweg=${THALWEG:-target/release/thalweg}
 width=${WIDTH:-48}
 domains="stories novels textbook code math multilingual dialogue reference"
-lambdas="0.5 1 1.5 2 3"
+lambdas="0.1 0.2 0.35 0.5 0.75 1 1.5 2"
+# The suite of runs/law.sh chooses; the same of documents that nothing else has read reports.
+cp "$out/suite.toml" "$out/choice.toml"
+sed -e 's/"selection"/"report"/' -e 's/"domains"/"domains-report"/' -e 's/validation.jsonl/test.jsonl/' "$out/suite.toml" > "$out/report.toml"
 
 for seed in ${SEEDS:-1 2 3}; do
     dir=$out/seed-$seed/width-$width
@@ -21,7 +25,7 @@ for seed in ${SEEDS:-1 2 3}; do
         # Coefficients of 1/8: at lambda 1 task arithmetic is the plain mean.
         experts+=(-m "$dir/$domain/step-520:0.125")
     done
-    [ -s "$dir/rules.json" ] && continue
+    [ -s "$dir/rules-choice.json" ] && [ -s "$dir/rules-report.json" ] && continue
     work=$dir/rules
     rm -rf "$work"
     mkdir -p "$work"
@@ -45,8 +49,10 @@ for seed in ${SEEDS:-1 2 3}; do
     for domain in $domains; do
         single+=("$dir/$domain/step-520")
     done
-    "$thalweg" eval "$base" "${single[@]}" "$work"/* --suite "$out/suite.toml" --json --quiet > "$dir/part"
-    mv "$dir/part" "$dir/rules.json"
+    for name in choice report; do
+        "$thalweg" eval "$base" "${single[@]}" "$work"/* --suite "$out/$name.toml" --json --quiet > "$dir/part"
+        mv "$dir/part" "$dir/rules-$name.json"
+    done
     rm -rf "$work"
 done
 python3 runs/rules_table.py "$out"

@@ -147,7 +147,7 @@ def own_run(thalweg, train, work, dice):
         is_made = lambda out, step: all((out / f"step{end:07}-n4-wma").exists() for end in ends(step))
         prune(run, 10, lambda step: all(f"step-{step}" in names or is_made(out, step) for names, out in zip(held, watchers.outs)))
     watchers.settle()
-    # Rolled back by five checkpoints, whose steps come again with other bytes.
+    # Rolled back by five checkpoints, whose steps recur with other bytes.
     steps = list(steps_of(run))
     for step in steps[-5:]:
         shutil.rmtree(run / f"step-{step}")

@@ -13,7 +13,7 @@ score() { # ANNEAL
     local run name curve fork length
     run=$(dirname "$1") name=$(basename "$1")
     length=${name##*-} name=${name%-*} fork=${name##*-} curve=${name%-*} curve=${curve#anneal-}
-    # Exit code 1 says that there is no forecast; the case is saved all the same.
+    # Exit code 1 means that there is no forecast; the case is saved all the same.
     "$thalweg" forecast "$run/trunk" --suite "$here/report.toml" --anneal "$curve" --anneal-steps "$length" \
         --end-step $((fork + length)) --truth "$1/step-$((fork + length))" --cache "$run/scores" \
         --save-cases "$run/cases.jsonl" --threads 1 --quiet > /dev/null || [ $? = 1 ]

@@ -1,7 +1,7 @@
 //! Which weights of a checkpoint are FP8 codes with a scale for each block, and the blocks. Reads names, element types,
 //! shapes and the config, and no bytes.
 //!
-//! One convention, that of `weight_scale_inv`: the weight is the code times the scale of its block, in spite of the
+//! One convention, that of `weight_scale_inv`: the weight is the code times the scale of its block, despite the
 //! name.
 
 use std::collections::BTreeSet;
@@ -103,7 +103,7 @@ impl fmt::Display for ScaledFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config { key, found, expected } => {
-                write!(f, "`{key}` in `config.json` is {found}, and only {expected} is supported")
+                write!(f, "`{key}` in `config.json` is {found}, but only {expected} is supported")
             }
             Self::NoCodes { scales } => {
                 let codes = scales.strip_suffix(SCALES_END).unwrap_or(scales);
@@ -111,7 +111,7 @@ impl fmt::Display for ScaledFault {
             }
             Self::NoScales { codes } => write!(f, "`{}` has no scales", display_name(codes)),
             Self::Dtype { tensor, found, expected } => {
-                write!(f, "`{}` is {found}, and only {expected} is supported", display_name(tensor))
+                write!(f, "`{}` is {found}, but only {expected} is supported", display_name(tensor))
             }
             Self::Shape { codes, shape, scales, block } => {
                 write!(

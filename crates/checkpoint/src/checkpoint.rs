@@ -357,7 +357,7 @@ pub(crate) fn access_error(path: &Path, act: &str, tensor: &str, error: thalweg_
     let message = match &error {
         thalweg_storage::Error::Changed { .. } => format!("the file changed while tensor `{tensor}` was read"),
         thalweg_storage::Error::Truncated { wanted_bytes, found_bytes, .. } => {
-            format!("the file ends at byte {found_bytes}, tensor `{tensor}` needs {wanted_bytes}")
+            format!("the file ends at byte {found_bytes}, but tensor `{tensor}` needs {wanted_bytes}")
         }
         _ => format!("cannot {act} tensor `{tensor}`"),
     };

@@ -1,4 +1,4 @@
-//! Files with records that are stored as they are, compared with the CRC-32 sums that their directory states.
+//! Files with records that are stored as they are, compared with the CRC-32 checksums that their directory states.
 //!
 //! The sums are taken of what is read anyway, in any order. A record of which a reader leaves out a part, or reads one
 //! twice, is not compared.

@@ -1,4 +1,5 @@
-//! CRC-32 sums of what was written to a file or read from it, in any order, so that most of it need not be read again.
+//! CRC-32 checksums of what was written to a file or read from it, in any order, so that most of it need not be read
+//! again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_tensor::display_name;
+use thalweg_tensor::{counted, counted_are, display_name};
 
 use crate::format::dcp::error::DcpError;
 use crate::format::header_error::HeaderError;
@@ -125,7 +125,7 @@ pub enum Error {
         source: Box<KeyFault>,
     },
     /// A key is asked for in a format without keys.
-    #[error("`{}`: a safetensors checkpoint has no keys, and `--key {}` asks for one", path.display(), display_name(key))]
+    #[error("`{}`: a safetensors checkpoint has no keys, but `--key {}` asks for one", path.display(), display_name(key))]
     NoKeys {
         /// The checkpoint.
         path: PathBuf,
@@ -182,6 +182,16 @@ pub enum Error {
     #[error("`{}`: DeepSpeed without ZeRO writes no masters under the names of the parameters", path.display())]
     NoMasters {
         /// The file.
+        path: PathBuf,
+    },
+    /// Masters of experts were asked for, and it is not known which ranks have which.
+    #[error(
+        "`{}`: the masters of experts are supported only without tensor and pipeline parallelism, as ZeRO-1 and 2 cut them over the \
+         ranks with the same experts",
+        path.display()
+    )]
+    ExpertMasters {
+        /// The file of an expert.
         path: PathBuf,
     },
     /// A `config.json` that is not a JSON object.
@@ -325,7 +335,7 @@ pub enum Fault {
 #[non_exhaustive]
 pub enum UnfinishedFault {
     /// There are shards, but not the index that a save writes last.
-    #[error("there are {n_shards} shards and no `{index}`")]
+    #[error("{} there, but no `{index}`", counted_are(*n_shards, "shard"))]
     NoIndex {
         /// How many shards.
         n_shards: usize,
@@ -401,7 +411,7 @@ pub enum IndexFault {
     },
     /// Another shard than the named one holds the tensor.
     #[error(
-        "tensor `{}` is in shard `{}`, the index says `{}`",
+        "tensor `{}` is in shard `{}`, but the index says `{}`",
         display_name(tensor),
         display_name(found),
         display_name(expected)
@@ -442,7 +452,7 @@ pub enum IndexFault {
 fn summarise<T: std::fmt::Display>(facts: &[T], noun: &str) -> String {
     match facts {
         [only] => only.to_string(),
-        [first, ..] => format!("{first} (and {} more {noun}s)", facts.len() - 1),
+        [first, others @ ..] => format!("{first} (and {})", counted(others.len(), &format!("more {noun}"))),
         [] => String::new(),
     }
 }
@@ -480,6 +490,7 @@ impl Error {
             | Self::CutOff { path, .. }
             | Self::NoModuleWeights { path }
             | Self::NoMasters { path }
+            | Self::ExpertMasters { path }
             | Self::Config { path, .. }
             | Self::OutputExists { path, .. }
             | Self::StageMismatch { path, .. }
@@ -545,6 +556,9 @@ impl Error {
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
             Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
             Self::NoModuleWeights { .. } => "leave out `--params module`: then the masters are read",
+            Self::ExpertMasters { .. } => {
+                "`--params module --format safetensors` merges the module's own weights, without the optimizer's state"
+            }
             Self::NoMasters { .. } => "leave out `--params master`: then the module's own weights are read",
             Self::OutputExists { .. } => {
                 "move it away and rerun the command, which resumes and gives the output its name"

@@ -38,7 +38,7 @@ pub struct OutputFile {
     pub len_bytes: u64,
     /// The bytes that belong to no tensor, in file order; bytes in neither are zero.
     pub frame: Vec<FramePart>,
-    /// CRC-32 sums that the file holds of ranges with tensors, which are known only at the end.
+    /// CRC-32 checksums that the file holds of ranges with tensors, which are known only at the end.
     pub checksums: Vec<Checksum>,
     /// Positions in the catalog of the tensors that it holds, in the order of their bytes.
     pub tensors: Vec<usize>,
@@ -83,7 +83,7 @@ pub struct CopiedBytes {
     pub len_bytes: u64,
 }
 
-/// A CRC-32 sum (IEEE 802.3, as in zip archives) of a range of a file.
+/// A CRC-32 checksum (IEEE 802.3, as in zip archives) of a range of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checksum {
     /// The bytes that it is the sum of.

@@ -102,6 +102,11 @@ pub enum Note {
         /// Which.
         params: Params,
     },
+    /// The model is cut over ranks or layers, whose names the names of tensors begin with.
+    NamedByRank {
+        /// The name of a tensor.
+        example: String,
+    },
     /// A part that a wrapper of the module added to the names is removed from them.
     PrefixTakenOff {
         /// What is removed.
@@ -172,7 +177,7 @@ impl fmt::Display for Note {
             Self::ShardsWithoutIndex { n_shards: 1 } => f.write_str("there is no index; reading the only shard"),
             Self::ShardsWithoutIndex { n_shards } => write!(f, "there is no index; reading all {n_shards} shards"),
             Self::TotalSizeWrong { stated_bytes, found_bytes } => {
-                write!(f, "the index states a `total_size` of {stated_bytes} bytes, its tensors have {found_bytes}")
+                write!(f, "the index states a `total_size` of {stated_bytes} bytes, but its tensors have {found_bytes}")
             }
             Self::UnknownHeaderField { file, field } => {
                 let (file, field) = (display_name(file), display_name(field));
@@ -201,6 +206,12 @@ impl fmt::Display for Note {
             Self::ParamsChosen { params: Params::Module } => f.write_str(
                 "the module's own weights are read; `--params master` reads the F32 masters of the optimizer",
             ),
+            Self::NamedByRank { example } => write!(
+                f,
+                "the model is cut into ranks or layers, with which names of tensors begin, such as `{}`; each part is merged by itself, \
+                 and only the trainer's exporter joins them",
+                display_name(example)
+            ),
             Self::PrefixTakenOff { prefix } => {
                 write!(f, "`{prefix}`, which a wrapper of the module added, is removed from the names")
             }
@@ -216,7 +227,10 @@ impl fmt::Display for Note {
             ),
             Self::RotaryTablesLeftOut { names } => {
                 let first = names.first().map(|name| display_name(name)).unwrap_or_default();
-                write!(f, "`{first}`, a table of rotations that Hugging Face computes from the config, is left out")
+                write!(
+                    f,
+                    "`{first}` is left out: it is a table of rotations that Hugging Face computes from the config"
+                )
             }
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only checkpoint file in the folder", display_name(file))
@@ -233,7 +247,7 @@ fn write_other_step(
     let file = display_name(file);
     write!(
         f,
-        "`{file}` is from step {step}, and {witness} says {wanted}: the files may come from two saves, and training \
+        "`{file}` is from step {step}, but {witness} says {wanted}: the files may come from two saves, and training \
          that resumes with `{file}` counts from step {step}"
     )
 }

@@ -343,6 +343,16 @@ impl StagedCheckpoint {
         })
     }
 
+    /// Says that these elements will be read back soon, so that they can be fetched ahead.
+    pub fn will_read_back(&self, tensor_idx: usize, elements: Range<u64>) {
+        if let Ok(entry) = self.entry(tensor_idx)
+            && let Some((file_idx, bytes)) = contiguous(entry, &elements)
+            && let Ok(file) = self.shard(file_idx)
+        {
+            file.will_need(bytes.start, bytes.end - bytes.start);
+        }
+    }
+
     /// As [`StagedCheckpoint::read_back`], for bytes that are kept if they are whole: the sums that the file holds of
     /// them need no further reading.
     ///

@@ -141,7 +141,7 @@ pub(crate) struct Shard {
     pub(crate) n_chunks: usize,
     /// Whether the index is at the end.
     pub(crate) is_index_last: bool,
-    /// Whether a CRC-32C sum follows the index.
+    /// Whether a CRC-32C checksum follows the index.
     pub(crate) has_index_sum: bool,
     /// Bytes of a sum at the end of each chunk.
     pub(crate) sum_bytes: u64,

@@ -1,4 +1,4 @@
-//! Lays out zip archives: records are stored as they are and aligned, and their CRC-32 sums are left to the stage.
+//! Lays out zip archives: records are stored as they are and aligned, and their CRC-32 checksums are left to the stage.
 //!
 //! Every byte is where torch.save of PyTorch 2.15 puts it, which every reader of zip archives accepts.
 
@@ -32,7 +32,7 @@ struct Record {
     sum: Sum,
 }
 
-/// The CRC-32 sum of a record.
+/// The CRC-32 checksum of a record.
 enum Sum {
     Known(u32),
     /// Of these bytes of the file, with the places where it is written.

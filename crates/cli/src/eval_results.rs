@@ -116,8 +116,8 @@ fn text(paths: &[PathBuf], all: &[ExternalResults], compared: &[Vec<ExternalComp
     }
     if compared.iter().flatten().any(|one| one.smallest_difference.is_some()) {
         text.push_str(
-            "\nVerdicts are by p < 0.05 after Holm's adjustment. Detectable is the smallest true difference that such a\n\
-             comparison would find with a chance of 80 %.\n",
+            "\nVerdicts use p < 0.05 after Holm's adjustment. Detectable is the smallest true difference that such a\n\
+             comparison would find 80 % of the time.\n",
         );
     }
     text

@@ -1,7 +1,7 @@
 //! Executing plans, and what a command says about its merges.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use thalweg_merge::engine::{Compared, ComparedBy, ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
@@ -29,9 +29,7 @@ pub(crate) fn execute_options(args: &ExecutionArgs) -> ExecuteOptions {
 
 /// Executes a plan with the user's limits.
 pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
-    let outcomes = execute_merge(plan, execute_options(args), &world.context(args.memory.0));
-    world.clear_progress();
-    Ok(outcomes?)
+    Ok(execute_merge(plan, execute_options(args), &world.context(args.memory.0))?)
 }
 
 /// Reads a plan that `plan -o` wrote.
@@ -82,11 +80,17 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     text
 }
 
+/// A path as a user would type it: relative where it is below the current folder.
+fn from_here(path: &Path) -> PathBuf {
+    let below = std::env::current_dir().ok().and_then(|here| Some(path.strip_prefix(here).ok()?.to_owned()));
+    below.filter(|below| !below.as_os_str().is_empty()).unwrap_or_else(|| path.to_owned())
+}
+
 /// What a user may want to do with new outputs.
 pub(crate) fn next_steps(outcomes: &[MergeOutcome]) -> String {
     match outcomes {
         [only] if only.compared.is_none() => {
-            let path = thalweg_tensor::shell_path(&only.path);
+            let path = thalweg_tensor::shell_path(from_here(&only.path));
             format!("next: `thalweg verify {path} --inputs` checks it, `thalweg eval {path} --suite SUITE` scores it\n")
         }
         _ => String::new(),
@@ -128,7 +132,8 @@ fn describe_distance(receipt: &MergeReceipt) -> String {
 /// What was done, and how much was read and written. `what` precedes the output's path.
 pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let path = outcome.path.display();
+    let path = from_here(&outcome.path);
+    let path = path.display();
     if let Some(compared) = outcome.compared {
         return format!("`{path}` already holds the result of this plan ({})\n", describe_comparison(compared));
     }
@@ -140,10 +145,14 @@ pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
         0 => String::new(),
         n_bytes => format!(", of which {} by an earlier run", show_bytes(n_bytes)),
     };
-    let rate = show_rate(bytes_per_second(read_now, receipt.seconds));
+    // Where an earlier run read everything, this one has no rate.
+    let rate = match read_now {
+        0 => String::new(),
+        n_bytes => format!(" ({})", show_rate(bytes_per_second(n_bytes, receipt.seconds))),
+    };
     let _ = writeln!(
         text,
-        "read {}{earlier}, wrote {}, {:.2} s ({rate}), {}",
+        "read {}{earlier}, wrote {}, {:.2} s{rate}, {}",
         show_bytes(receipt.bytes_read),
         show_bytes(receipt.bytes_written),
         receipt.seconds,
@@ -162,7 +171,6 @@ fn describe_comparison(compared: Compared) -> String {
     format!("compared: {} of the output, {} of the sources", words(compared.output), words(compared.sources))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn bytes_per_second(n_bytes: u64, seconds: f64) -> f64 {
     n_bytes as f64 / seconds.max(1e-9)
 }

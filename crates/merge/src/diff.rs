@@ -1,11 +1,8 @@
 //! Two checkpoints compared tensor by tensor: equal bytes, distance, cosine, ULPs.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
 use serde_json::{Value, json};
 use thalweg_checkpoint::Checkpoint;
-use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference, widen_into};
+use thalweg_tensor::kernel::{difference_stats, gram_into, ulp_difference, widen_into};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, part_of, to_index};
 
 use crate::context::{RunContext, Stage};
@@ -15,7 +12,7 @@ use crate::memory::{Held, PieceSize};
 use crate::merge_layout::MergeLayout;
 use crate::plan::OutputPlan;
 use crate::unit::{Part, UnitList};
-use crate::workers::run_workers;
+use crate::workers::for_each_part;
 
 /// How two tensors, or two checkpoints, differ.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -245,6 +242,16 @@ enum Partner {
     Other(String),
 }
 
+impl Partner {
+    /// Number of the other tensor, if the two are compared.
+    fn place(&self) -> Option<usize> {
+        match self {
+            Self::Same(other) | Self::Widened { other, .. } => Some(*other),
+            Self::Other(_) => None,
+        }
+    }
+}
+
 fn partners(a: &Checkpoint, b: &Checkpoint) -> Vec<Partner> {
     let dtype = |checkpoint: &Checkpoint, t: usize| match checkpoint.is_dequantised(t) {
         true => "FP8 with block scales".to_owned(),
@@ -267,9 +274,6 @@ fn partners(a: &Checkpoint, b: &Checkpoint) -> Vec<Partner> {
     a.catalog().entries().iter().enumerate().map(partner).collect()
 }
 
-/// Tensor, part and distance of what is done, and what went wrong first.
-type PartDistances = (Vec<(usize, usize, Distance)>, Option<Error>);
-
 struct Pair<'a> {
     a: &'a Checkpoint,
     b: &'a Checkpoint,
@@ -279,7 +283,7 @@ struct Pair<'a> {
 impl Pair<'_> {
     fn measure(&self, run: &RunContext<'_>) -> Result<Vec<Distance>, Error> {
         let entries = self.a.catalog().entries();
-        let is_wanted = |t: usize| !matches!(self.partners[t], Partner::Other(_));
+        let is_wanted = |t: usize| self.partners[t].place().is_some();
         let units = UnitList::cut(self.a.catalog(), is_wanted, |t| entries[t].dtype.bytes().unwrap_or(1));
         let wanted_bytes: u64 = (0..entries.len()).filter(|&t| is_wanted(t)).map(|t| entries[t].n_bytes()).sum();
         run.progress.begin(Stage::Verify, 2 * wanted_bytes);
@@ -287,34 +291,15 @@ impl Pair<'_> {
         // Numbers that are widened are held twice more, as doubles and as their bytes.
         let has_widened = self.partners.iter().any(|partner| matches!(partner, Partner::Widened { .. }));
         let piece = PieceSize::fit(&run.limits, if has_widened { 6 } else { 2 }, 8, held)?;
-        let next = AtomicUsize::new(0);
-        let results: Mutex<PartDistances> = Mutex::new((Vec::new(), None));
-        run_workers(run, &|| {
-            let _environment = FloatEnvironment::set_default();
-            let mut buffers = [Vec::new(), Vec::new()];
-            loop {
-                let unit_idx = next.fetch_add(1, Ordering::Relaxed);
-                if unit_idx >= units.len() {
-                    return;
-                }
-                for part in units.parts(unit_idx) {
-                    let outcome = run.check_interrupt().and_then(|()| self.do_part(part, piece, &mut buffers, run));
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    match outcome {
-                        Ok(distance) => results.0.push((part.tensor_idx, part.part_idx, distance)),
-                        Err(error) => {
-                            results.1.get_or_insert(error);
-                            return;
-                        }
-                    }
-                }
+        let will_read = |part: &Part| {
+            self.a.will_read(part.tensor_idx, part.elements.clone());
+            if let Some(other) = self.partners[part.tensor_idx].place() {
+                self.b.will_read(other, part.elements.clone());
             }
-        })?;
-        let (mut parts, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = error {
-            return Err(error);
-        }
-        parts.sort_unstable_by_key(|(tensor_idx, part_idx, _)| (*tensor_idx, *part_idx));
+        };
+        let buffers = || [Vec::new(), Vec::new()];
+        let parts =
+            for_each_part(run, &units, &will_read, &buffers, &|part, buffers| self.do_part(part, piece, buffers, run))?;
         let mut distances = vec![Distance::default(); entries.len()];
         parts.iter().for_each(|(tensor_idx, _, distance)| distances[*tensor_idx].add(distance));
         Ok(distances)
@@ -328,10 +313,7 @@ impl Pair<'_> {
         run: &RunContext<'_>,
     ) -> Result<Distance, Error> {
         let entry = &self.a.catalog().entries()[part.tensor_idx];
-        let other_idx = match self.partners[part.tensor_idx] {
-            Partner::Same(other) | Partner::Widened { other, .. } => other,
-            Partner::Other(_) => return Ok(Distance::default()),
-        };
+        let Some(other_idx) = self.partners[part.tensor_idx].place() else { return Ok(Distance::default()) };
         let their_dtype = self.b.catalog().entries()[other_idx].dtype;
         let is_widened = matches!(self.partners[part.tensor_idx], Partner::Widened { .. });
         let mut distance = Distance::default();

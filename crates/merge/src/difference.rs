@@ -327,7 +327,7 @@ fn hint_for_prefix(difference: &Difference) -> Option<String> {
 
 /// How a rule that renames tensors is given.
 fn rename_with(rule: &str) -> String {
-    format!("write the rule `{}` into a file and name it with `--rename FILE`", display_name(rule))
+    format!("write the rule `{}` to a file and pass it with `--rename FILE`", display_name(rule))
 }
 
 fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<String> {
@@ -343,10 +343,12 @@ fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<Stri
     }
     let fused = |name: &str| name.contains("experts.gate_up_proj") || name.contains("experts.down_proj");
     if missing.iter().any(|(name, _)| fused(name)) && missing.iter().any(|(name, _)| name.contains("experts.0.")) {
-        return Some("some sources hold the experts fused, others one by one: save them alike first".to_owned());
+        return Some(
+            "some sources hold the experts fused, others one by one: save them in the same form first".to_owned(),
+        );
     }
     if missing.iter().all(|(name, _)| is_output_head(name)) {
-        let text = "an output head is tied in some sources and stored in others: save them alike first";
+        let text = "an output head is tied in some sources and stored in others: save them in the same form first";
         return Some(text.to_owned());
     }
     let architecture = differences.iter().find_map(|difference| match difference {

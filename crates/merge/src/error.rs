@@ -270,7 +270,7 @@ impl Error {
             Self::OutputExists { .. } => Some("`--force` replaces it".to_owned()),
             Self::OutputIsSource { .. } => Some("choose another `-o`".to_owned()),
             Self::SourcesChanged { .. } => {
-                Some("make the plan again, or merge the sources as they are now with `--allow-changed`".to_owned())
+                Some("recreate the plan, or merge the sources as they are now with `--allow-changed`".to_owned())
             }
             Self::HeadChanged { .. } => Some("remove the file, and merge again".to_owned()),
             Self::ForeignStage { .. } => Some(
@@ -286,7 +286,7 @@ impl Error {
             Self::AllDropped => Some("use `--drop` only for tensors that the model does not need".to_owned()),
             Self::NoShares { .. } => Some("`--shard 0/1` does the whole work as one share".to_owned()),
             Self::NoReceipt { .. } => {
-                Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())
+                Some("only outputs of `merge` and `sweep` can be verified; `inspect` shows any checkpoint".to_owned())
             }
             Self::Format(error) => Some(error.hint().to_owned()),
             Self::NotAligned { differences, relation } => crate::difference::hint_for(differences, *relation),

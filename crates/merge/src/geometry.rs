@@ -5,6 +5,7 @@
 //! variance on one component, so a share means something only beside that of a walk of the same shape.
 
 use nalgebra::{DMatrix, SymmetricEigen};
+use serde::Serialize;
 
 use crate::gram::{Gram, not_negative};
 
@@ -12,19 +13,19 @@ use crate::gram::{Gram, not_negative};
 pub(crate) const N_COMPONENTS: usize = 3;
 
 /// Geometry of n checkpoints, oldest first.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Geometry {
     /// Euclidean norm of each checkpoint, n values.
     pub norms: Vec<f64>,
-    /// Distance of each checkpoint to each, n x n.
+    /// Distances between all pairs of checkpoints, n x n.
     pub distances: Vec<Vec<f64>>,
     /// Length of the displacement from each checkpoint to the next, n - 1 values.
     pub displacements: Vec<f64>,
-    /// Cosine of each displacement with the next, n - 2 values; `None` where one has no length.
+    /// Cosine of each displacement with the next, n - 2 values; `None` where one is zero.
     pub displacement_cosines: Vec<Option<f64>>,
     /// Coordinates of the checkpoints on the first two components, from oldest to newest along the first.
     pub plane: Vec<[f64; 2]>,
-    /// Share of the variance about the mean that each leading principal component takes.
+    /// Share of the variance about the mean that each leading principal component explains.
     pub component_shares: Vec<f64>,
     /// The same for a random walk of n steps in high dimension.
     pub random_walk_shares: Vec<f64>,

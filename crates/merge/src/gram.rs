@@ -3,10 +3,7 @@
 //! Products are of differences from a reference checkpoint, so that small distances between large vectors keep
 //! their digits. What the numbers mean is in `geometry`.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-use thalweg_tensor::kernel::{FloatEnvironment, gram_into};
+use thalweg_tensor::kernel::gram_into;
 use thalweg_tensor::{TensorSource, display_name, to_index};
 
 use crate::context::{RunContext, Stage};
@@ -16,7 +13,7 @@ use crate::memory::{Held, PieceSize};
 use crate::merge_layout::MergeLayout;
 use crate::tensor_class::TensorClass;
 use crate::unit::{Part, UnitList};
-use crate::workers::run_workers;
+use crate::workers::{OfPart, for_each_part};
 
 /// Inner products of n checkpoints x_1..x_n about their last one: d_i = x_i - x_n.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,38 +120,13 @@ struct GramJob<'a> {
     piece: PieceSize,
 }
 
-type PartGram = (usize, usize, Gram);
-
 impl GramJob<'_> {
-    fn run(&self, run: &RunContext<'_>) -> Result<Vec<PartGram>, Error> {
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let results = Mutex::new((Vec::new(), None));
-        run_workers(run, &|| {
-            let _environment = FloatEnvironment::set_default();
-            let mut buffers = vec![Vec::new(); self.sources.len()];
-            loop {
-                let unit_idx = next.fetch_add(1, Ordering::Relaxed);
-                if unit_idx >= self.units.len() || stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                for part in self.units.parts(unit_idx) {
-                    let outcome = run.check_interrupt().and_then(|()| self.do_part(part, &mut buffers, run));
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    match outcome {
-                        Ok(gram) => results.0.push((part.tensor_idx, part.part_idx, gram)),
-                        Err(error) => {
-                            stop.store(true, Ordering::Relaxed);
-                            results.1.get_or_insert(error);
-                            return;
-                        }
-                    }
-                }
-            }
-        })?;
-        match results.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            (_, Some(error)) => Err(error),
-            (parts, None) => Ok(parts),
-        }
+    fn run(&self, run: &RunContext<'_>) -> Result<Vec<OfPart<Gram>>, Error> {
+        let will_read = |part: &Part| {
+            self.sources.iter().for_each(|source| source.will_read(part.tensor_idx, part.elements.clone()))
+        };
+        let buffers = || vec![Vec::new(); self.sources.len()];
+        for_each_part(run, self.units, &will_read, &buffers, &|part, buffers| self.do_part(part, buffers, run))
     }
 
     fn do_part(&self, part: &Part, buffers: &mut [Vec<u8>], run: &RunContext<'_>) -> Result<Gram, Error> {
@@ -179,8 +151,7 @@ impl GramJob<'_> {
 }
 
 /// Adds parts in their order, so that the sums do not depend on the threads.
-fn sum_parts(mut parts: Vec<PartGram>, units: &UnitList, n_tensors: usize, n: usize) -> Vec<Option<Gram>> {
-    parts.sort_unstable_by_key(|(tensor_idx, part_idx, _)| (*tensor_idx, *part_idx));
+fn sum_parts(parts: Vec<OfPart<Gram>>, units: &UnitList, n_tensors: usize, n: usize) -> Vec<Option<Gram>> {
     let mut sums: Vec<Option<Gram>> =
         (0..n_tensors).map(|t| (units.n_parts_of(t) > 0).then(|| Gram::zero(n))).collect();
     for (tensor_idx, _, gram) in parts {

@@ -16,7 +16,7 @@ use crate::part_hash::{PartResult, RunningHash};
 use crate::reading::Reading;
 use crate::stage::StagedOutput;
 use crate::unit::{Part, UnitList};
-use crate::workers::for_each_number;
+use crate::workers::for_each_number_ahead;
 
 /// Units that need not be done again.
 #[derive(Debug, Default)]
@@ -64,7 +64,14 @@ pub(crate) fn restore(
     let unit_bytes = (staged.len() + reading.sources.len()) as u64 * SUBTREE_BYTES;
     run.progress.begin(Stage::Resume, candidates.len() as u64 * unit_bytes);
     let done = Mutex::new(DoneUnits { is_done: vec![false; units.len()] });
-    for_each_number(run, candidates.len(), &|number, buffer| {
+    let ahead = |number: usize| {
+        for part in units.parts(candidates[number].0) {
+            staged.iter().for_each(|output| output.staged.will_read_back(part.tensor_idx, part.elements.clone()));
+            let read_by = reading.read_by[part.tensor_idx].iter().filter(|_| compares_sources);
+            read_by.for_each(|&i| reading.sources[i].will_read(part.tensor_idx, part.elements.clone()));
+        }
+    };
+    for_each_number_ahead(run, candidates.len(), &Vec::new, &ahead, &|number, buffer| {
         let (unit_idx, results) = &candidates[number];
         let parts = units.parts(*unit_idx);
         if (!compares_sources || has_its_sources(staged, parts, results, reading, buffer))

@@ -2,15 +2,12 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, has_weights_end, open_checkpoint_with, shard_digest};
 use thalweg_storage::Storage;
 use thalweg_storage::guard::foreign_entries;
-use thalweg_tensor::digest::{
-    Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
-};
+use thalweg_tensor::digest::{Digest, DigestKind, ListHasher, SUBTREE_BYTES, bytes_digest, tensor_digest};
 use thalweg_tensor::{TensorEntry, TensorSource, display_name, to_index};
 
 use crate::context::{RunContext, Stage};
@@ -25,8 +22,8 @@ use crate::receipt::read_receipt_of;
 use crate::receipt::{FileReceipt, MergeReceipt, SourceReceipt};
 pub use crate::receipt_check::Verdict;
 use crate::receipt_check::check_receipt;
-use crate::unit::UnitList;
-use crate::workers::for_each_number;
+use crate::unit::{Part, UnitList};
+use crate::workers::for_each_part;
 
 /// What is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -452,9 +449,6 @@ pub fn has_digest(source: &dyn TensorSource, wanted: &str, run: &RunContext<'_>)
     Ok(digest_checkpoint(source, wanted.kind(), run)? == wanted)
 }
 
-/// Tensor, part and subtrees of what is done.
-type PartSubtrees = (usize, usize, Vec<SubtreeDigest>);
-
 /// The digest of each tensor, read once, by all threads.
 fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<'_>) -> Result<Vec<Digest>, Error> {
     /// Bytes held at once by a worker.
@@ -463,30 +457,24 @@ fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<
     let element_bytes = |t: usize| entries[t].dtype.bytes().unwrap_or(1);
     let units = UnitList::cut(source.catalog(), |_| true, element_bytes);
     run.progress.begin(Stage::Verify, source.catalog().n_bytes());
-    let results: Mutex<Vec<PartSubtrees>> = Mutex::new(Vec::new());
-    for_each_number(run, units.len(), &|unit_idx, buffer| {
-        for part in units.parts(unit_idx) {
-            let entry = &entries[part.tensor_idx];
-            let offset = entry.dtype.bytes_of(part.elements.start).unwrap_or(0);
-            let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, entry.n_bytes());
-            let mut at = part.elements.start;
-            while at < part.elements.end {
-                let end = part.elements.end.min(at + PIECE_BYTES / element_bytes(part.tensor_idx));
-                buffer.resize(to_index(entry.dtype.bytes_of(end - at).unwrap_or(0)), 0);
-                source
-                    .read_elements(part.tensor_idx, at..end, buffer)
-                    .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
-                hash.update(buffer);
-                run.progress.advance(buffer.len() as u64);
-                at = end;
-            }
-            let done = (part.tensor_idx, part.part_idx, hash.finish());
-            results.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+    let will_read = |part: &Part| source.will_read(part.tensor_idx, part.elements.clone());
+    let parts = for_each_part(run, &units, &will_read, &Vec::new, &|part, buffer| {
+        let entry = &entries[part.tensor_idx];
+        let offset = entry.dtype.bytes_of(part.elements.start).unwrap_or(0);
+        let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, entry.n_bytes());
+        let mut at = part.elements.start;
+        while at < part.elements.end {
+            let end = part.elements.end.min(at + PIECE_BYTES / element_bytes(part.tensor_idx));
+            buffer.resize(to_index(entry.dtype.bytes_of(end - at).unwrap_or(0)), 0);
+            source
+                .read_elements(part.tensor_idx, at..end, buffer)
+                .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
+            hash.update(buffer);
+            run.progress.advance(buffer.len() as u64);
+            at = end;
         }
-        Ok(())
+        Ok(hash.finish())
     })?;
-    let mut parts = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    parts.sort_unstable_by_key(|(tensor_idx, part_idx, _)| (*tensor_idx, *part_idx));
     let mut subtrees = vec![Vec::new(); entries.len()];
     parts.into_iter().for_each(|(tensor_idx, _, part)| subtrees[tensor_idx].extend(part));
     Ok(entries.iter().zip(&subtrees).map(|(entry, list)| tensor_digest(kind, list, entry.n_bytes())).collect())

@@ -3,8 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use thalweg_tensor::kernel::FloatEnvironment;
+
 use crate::context::RunContext;
 use crate::error::Error;
+use crate::unit::{Part, UnitList};
 
 /// Runs `work` on every thread of the limit, this one included.
 pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Result<(), Error> {
@@ -67,24 +70,43 @@ fn side_by_side<T: Send, R: Send>(
     results
 }
 
-/// What is done for a number, with a buffer that it may use.
-type ActOnNumber<'a> = &'a (dyn Fn(usize, &mut Vec<u8>) -> Result<(), Error> + Sync);
+/// What is done for a number, with what its thread keeps from one to the next.
+type ActOnNumber<'a, S> = &'a (dyn Fn(usize, &mut S) -> Result<(), Error> + Sync);
 
 /// Does `act` for each number below `n`, by all threads. The first error, or a stop that was asked for, ends the work.
 ///
 /// # Errors
 /// The first error of `act`; `Interrupted`.
-pub(crate) fn for_each_number(run: &RunContext<'_>, n: usize, act: ActOnNumber<'_>) -> Result<(), Error> {
+pub(crate) fn for_each_number(run: &RunContext<'_>, n: usize, act: ActOnNumber<'_, Vec<u8>>) -> Result<(), Error> {
+    for_each_number_ahead(run, n, &Vec::new, &|_| {}, act)
+}
+
+/// As [`for_each_number`]. Each thread keeps what `start` gives it, and calls `ahead` with the number that it will
+/// probably do next, so that what it needs can be fetched meanwhile.
+///
+/// # Errors
+/// The first error of `act`; `Interrupted`.
+pub(crate) fn for_each_number_ahead<S>(
+    run: &RunContext<'_>,
+    n: usize,
+    start: &(dyn Fn() -> S + Sync),
+    ahead: &(dyn Fn(usize) + Sync),
+    act: ActOnNumber<'_, S>,
+) -> Result<(), Error> {
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     run_workers(run, &|| {
-        let mut buffer = Vec::new();
+        let mut state = start();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= n {
                 return;
             }
-            if let Err(error) = run.check_interrupt().and_then(|()| act(number, &mut buffer)) {
+            let later = number + run.limits.n_threads.get();
+            if later < n {
+                ahead(later);
+            }
+            if let Err(error) = run.check_interrupt().and_then(|()| act(number, &mut state)) {
                 // The others take no further number.
                 next.store(n, Ordering::Relaxed);
                 failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -93,6 +115,36 @@ pub(crate) fn for_each_number(run: &RunContext<'_>, n: usize, act: ActOnNumber<'
         }
     })?;
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Number of a tensor and of its part, and what was found of the part.
+pub(crate) type OfPart<T> = (usize, usize, T);
+
+/// Finds something of every part of `units`, by all threads and in the default floating-point environment. Returns
+/// what was found by tensor and part, whatever thread found it. `will_read` is told which parts come soon.
+///
+/// # Errors
+/// The first error of `act`; `Interrupted`.
+pub(crate) fn for_each_part<S, T: Send>(
+    run: &RunContext<'_>,
+    units: &UnitList,
+    will_read: &(dyn Fn(&Part) + Sync),
+    start: &(dyn Fn() -> S + Sync),
+    act: &(dyn Fn(&Part, &mut S) -> Result<T, Error> + Sync),
+) -> Result<Vec<OfPart<T>>, Error> {
+    let found = Mutex::new(Vec::new());
+    let start = || (FloatEnvironment::set_default(), start());
+    let ahead = |unit_idx| units.parts(unit_idx).iter().for_each(will_read);
+    for_each_number_ahead(run, units.len(), &start, &ahead, &|unit_idx, (_, state)| {
+        for part in units.parts(unit_idx) {
+            let of_part = (part.tensor_idx, part.part_idx, act(part, state)?);
+            found.lock().unwrap_or_else(PoisonError::into_inner).push(of_part);
+        }
+        Ok(())
+    })?;
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.sort_unstable_by_key(|(tensor_idx, part_idx, _)| (*tensor_idx, *part_idx));
+    Ok(found)
 }
 
 #[cfg(test)]

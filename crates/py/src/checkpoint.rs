@@ -78,7 +78,7 @@ pub(crate) fn tensor_info(catalog: &TensorCatalog, name: &str) -> Result<PyTenso
     Ok(PyTensorInfo { entry: catalog.entries()[tensor_idx].clone() })
 }
 
-/// An open checkpoint: its headers were read, its tensors are read when they are asked for.
+/// An open checkpoint: its headers have been read, its tensors are read on request.
 #[pyclass(frozen, module = "thalweg", name = "Checkpoint")]
 #[derive(Debug)]
 pub(crate) struct PyCheckpoint {

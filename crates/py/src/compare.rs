@@ -29,7 +29,7 @@ pub(crate) struct PyTensorDiff {
     /// Euclidean distance; NaN where either holds a NaN, or where only bytes were compared.
     #[pyo3(get)]
     distance: f64,
-    /// Cosine of the two as vectors; `None` when one has no length.
+    /// Cosine of the two as vectors; `None` when one is zero.
     #[pyo3(get)]
     cosine: Option<f64>,
     /// Largest difference of an element; NaN like the distance.
@@ -147,19 +147,19 @@ pub(crate) struct PyVerification {
 
 #[pymethods]
 impl PyVerification {
-    /// Whether the output, and the sources if they were asked for, are as the receipt says.
+    /// Whether the output, and the sources if requested, match the receipt.
     #[getter]
     fn equal(&self) -> bool {
         self.found.is_equal()
     }
 
-    /// Whether the output is as the receipt says.
+    /// Whether the output matches the receipt.
     #[getter]
     fn output_equal(&self) -> bool {
         self.found.output_is_equal()
     }
 
-    /// Whether the sources are those that were merged; `None` if they were not asked for.
+    /// Whether the sources are those that were merged; `None` if not requested.
     #[getter]
     fn sources_equal(&self) -> Option<bool> {
         (self.scope == VerifyScope::OutputAndInputs).then(|| self.found.sources_are_equal())
@@ -203,7 +203,7 @@ impl PyVerification {
     }
 }
 
-/// Reads an output again and compares it with its receipt; with `inputs`, also the sources.
+/// Rereads an output and compares it with its receipt; with `inputs`, also the sources.
 #[pyfunction]
 #[pyo3(signature = (path, *, inputs=false, threads=None, progress=None))]
 pub(crate) fn verify(

@@ -27,15 +27,15 @@ use crate::sweep::PyStudy;
 pub(crate) struct PyGeometry {
     /// Euclidean norm of each checkpoint, n values.
     norms: Vec<f64>,
-    /// Distance of each checkpoint to each, n x n.
+    /// Distances between all pairs of checkpoints, n x n.
     distances: Vec<Vec<f64>>,
     /// Length of the displacement from each checkpoint to the next, n - 1 values.
     displacements: Vec<f64>,
-    /// Cosine of each displacement with the next, n - 2 values; `None` where one has no length.
+    /// Cosine of each displacement with the next, n - 2 values; `None` where one is zero.
     displacement_cosines: Vec<Option<f64>>,
     /// Coordinates of the checkpoints on the first two principal components.
     plane: Vec<(f64, f64)>,
-    /// Share of the variance about the mean that each leading principal component takes.
+    /// Share of the variance about the mean that each leading principal component explains.
     component_shares: Vec<f64>,
     /// The same for a random walk of n steps in high dimension.
     random_walk_shares: Vec<f64>,
@@ -93,7 +93,7 @@ impl PyTrajectoryGeometry {
         self.chosen.iter().cloned().map(PyRunCheckpoint::named).collect()
     }
 
-    /// What it says, in sentences with their numbers.
+    /// The conclusions, in sentences.
     #[getter]
     fn answer(&self) -> String {
         let (word, sentences) = geometry_answer(&self.geometry.row(&self.chosen));

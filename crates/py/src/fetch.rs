@@ -120,7 +120,7 @@ impl PyFetched {
         self.revisions.clone()
     }
 
-    /// Bytes of all different files.
+    /// Bytes of all distinct files.
     #[getter]
     fn nbytes(&self) -> u64 {
         self.report.bytes

@@ -42,7 +42,7 @@ pub(crate) struct PyForecastScore {
     interval_80: (f64, f64),
     /// 95 % interval.
     interval_95: (f64, f64),
-    /// What the forecast rests on.
+    /// What the forecast is based on.
     rests_on: String,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct PyProposedWindow {
     interval_steps: u64,
     /// The scheme.
     scheme: String,
-    /// What it rests on.
+    /// What it is based on.
     rests_on: String,
 }
 

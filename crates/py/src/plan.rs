@@ -114,7 +114,7 @@ impl PyPlan {
         Ok(self.plan.to_json()?)
     }
 
-    /// The scheme, as it was asked for.
+    /// The scheme, as requested.
     #[getter]
     fn scheme(&self) -> Option<String> {
         self.plan.outputs.first().map(|output| output.scheme.clone())
@@ -135,7 +135,7 @@ impl PyPlan {
         sources.collect()
     }
 
-    /// The checkpoint or folder whose config and tokenizer travel to the output.
+    /// The checkpoint or folder whose config and tokenizer are copied to the output.
     #[getter]
     fn side_files_from(&self) -> Option<PathBuf> {
         let output = self.plan.outputs.first()?;
@@ -150,7 +150,7 @@ impl PyPlan {
         Ok(self.plan.outputs.first().map(|output| output.digest()).transpose()?)
     }
 
-    /// What there was to say while the plan was made.
+    /// Notes from making the plan.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.notes.clone()

@@ -19,7 +19,7 @@ pub(crate) struct PyReceipt {
     /// Whether the output was there already, from the same plan over unchanged sources.
     #[pyo3(get)]
     was_done: bool,
-    /// The scheme, as it was asked for.
+    /// The scheme, as requested.
     #[pyo3(get)]
     scheme: String,
     /// Digest of all merged tensors; `None` without digests.
@@ -40,7 +40,7 @@ pub(crate) struct PyReceipt {
     /// Bytes of the output's files.
     #[pyo3(get)]
     bytes_written: u64,
-    /// Largest resident memory of the process, where the system tells.
+    /// Largest resident memory of the process, if the system reports it.
     #[pyo3(get)]
     peak_memory_bytes: Option<u64>,
     json: String,

@@ -66,7 +66,7 @@ pub(crate) struct PyRecovery {
     /// What to tell each trainer: its name, and one thing to do in each line.
     #[pyo3(get)]
     instructions: Vec<(String, Vec<String>)>,
-    /// What there is to know.
+    /// Notes about the recovery.
     #[pyo3(get)]
     notes: Vec<String>,
     /// The receipt of the merge, if it was written.

@@ -81,7 +81,7 @@ impl PyResults {
         self.results.refused.iter().map(|one| (one.task.clone(), one.why.clone())).collect()
     }
 
-    /// What there was to say about the items.
+    /// Notes about the items.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.results.notes.clone()
@@ -150,7 +150,7 @@ impl PyComparison {
         self.found.interval_95.map(|[low, high]| (low, high))
     }
 
-    /// The smallest true difference that such a comparison finds with a chance of 80 %.
+    /// The smallest true difference that such a comparison finds 80 % of the time.
     #[getter]
     fn smallest_difference(&self) -> Option<f64> {
         self.found.smallest_difference

@@ -96,7 +96,7 @@ impl PyRun {
         self.trajectory.checkpoints().iter().map(PyRunCheckpoint::of_run).collect()
     }
 
-    /// What there was to say about the run.
+    /// Notes about the run.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.notes.clone()

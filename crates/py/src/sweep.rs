@@ -8,10 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::context::DEFAULT_MEMORY;
-use thalweg_merge::engine::{ExecuteOptions, PartialStage};
+use thalweg_merge::engine::ExecuteOptions;
 use thalweg_merge::in_memory::OpenMerge;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
-use thalweg_storage::publish::Replace;
 use thalweg_study::record::StudyRecord;
 use thalweg_study::recorded::RecordedScores;
 use thalweg_study::request::{MergeRequest, OutputOptions, RunOptions};
@@ -149,7 +148,7 @@ impl PySweep {
         self.trials.clone()
     }
 
-    /// What there was to say about the run and its windows.
+    /// Notes about the run and its windows.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.notes.clone()
@@ -203,7 +202,7 @@ impl PySweep {
     ) -> Result<PyStudy> {
         let keep = keep_choice(keep)?;
         let watch = Watch::default();
-        let records = self.records().clone();
+        let mut records = self.records().clone();
         run_watched(py, self.progress.as_ref().map(|progress| progress.bind(py)), &watch, || {
             let resolver = self.session.resolver(&watch, ReadOptions::default());
             let folder = resolver.output_folder(&folder)?;
@@ -214,12 +213,12 @@ impl PySweep {
                 command: "thalweg.Sweep.write_study (Python)".to_owned(),
                 by,
                 keep,
-                execute: ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume },
+                execute: ExecuteOptions::default(),
                 folder: folder.clone(),
                 on_score: &mut |_, _| {},
             };
             let run = self.session.context(&watch);
-            let outcome = run_sweep(&part, &self.trajectory, &mut records.evaluator(), options, &run)?;
+            let outcome = run_sweep(&part, &self.trajectory, &mut records, options, &run)?;
             PyStudy::new(folder, &outcome.record)
         })
     }
@@ -303,15 +302,15 @@ pub(crate) fn sweep(
     options: Option<&Bound<'_, PyDict>>,
 ) -> Result<PySweep> {
     let (about, output) = about_and_output(options)?;
+    let newest = SweepRequest::new(counts, DEFAULT_FOLDER);
     let request = SweepRequest {
-        counts,
         interval_steps: whole_numbers("interval_steps", interval_steps)?,
         interval_tokens: whole_numbers("interval_tokens", interval_tokens)?,
-        schemes: schemes.unwrap_or_else(|| vec!["sma".to_owned()]),
-        ends: texts(ends)?.unwrap_or_else(|| vec!["newest".to_owned()]),
+        schemes: schemes.unwrap_or(newest.schemes),
+        ends: texts(ends)?.unwrap_or(newest.ends),
         raws: raw_choice(raws)?,
         output,
-        folder: DEFAULT_FOLDER.into(),
+        ..newest
     };
     let memory = memory.unwrap_or_else(|| SizeArgument::Text(DEFAULT_MEMORY.to_owned()));
     let session = Session::new(threads, memory.bytes("memory")?)?;

@@ -163,9 +163,9 @@ pub enum RemoteFault {
 impl RemoteFault {
     fn hint(self) -> Option<&'static str> {
         Some(match self {
-            Self::NoBucket => "check the name of the bucket and `AWS_ENDPOINT_URL`, `AWS_REGION` or their like",
+            Self::NoBucket => "check the bucket and `AWS_ENDPOINT_URL`, `AWS_REGION` or their equivalents",
             Self::NoCredentials => {
-                "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or their like for other stores; for a public \
+                "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or their equivalents for other stores; for a public \
                  bucket set `AWS_SKIP_SIGNATURE=true`, `GOOGLE_SKIP_SIGNATURE=true` or `AZURE_SKIP_SIGNATURE=true`"
             }
             Self::Expired => "get new credentials and rerun the command: finished work is kept",
@@ -272,6 +272,10 @@ impl Error {
                 Some("the object was replaced: rerun the command once no program is writing there")
             }
             Self::Locked { .. } => Some("wait until the other process has ended"),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Some(
+                "the file system or a limit (`ulimit -f`) allows no larger files: raise the limit, choose another \
+                 disk, or write smaller files with `--out-shard-size`",
+            ),
             _ => None,
         }
     }

@@ -106,6 +106,9 @@ pub trait WriteAt: Send + Sync + Debug {
     /// `Truncated`, `Io`.
     fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error>;
 
+    /// Asks for these bytes to be fetched ahead, to be read back.
+    fn will_need(&self, _offset: u64, _len_bytes: u64) {}
+
     /// Length in bytes.
     ///
     /// # Errors

@@ -85,7 +85,6 @@ impl Choices {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of steps")]
 fn as_steps(steps: u64) -> f64 {
     steps as f64
 }
@@ -119,21 +118,21 @@ pub fn propose(
         .collect();
     counts.sort_unstable();
     let at = |share: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a place in a list"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
         let place = (share * (counts.len().max(1) - 1) as f64).round() as usize;
         counts.get(place).copied().unwrap_or(best.n_checkpoints)
     };
+    let half_life = model.half_life_steps();
+    let memory = if half_life < 0.5 {
+        "the noise of neighbouring checkpoints is independent".to_owned()
+    } else {
+        format!("the noise halves in {half_life:.0} steps")
+    };
     let rests_on = format!(
-        "{} scored windows: the noise of a checkpoint costs {:.4}, a lag of a hundred steps costs {:.4}, and half of the noise is forgotten in {:.0} steps",
+        "{} scored windows: the noise of one checkpoint costs {:.4}, a lag of a hundred steps costs {:.4}, and {memory}",
         windows.len(),
         model.hill,
         100.0 * model.drift_per_step,
-        model.half_life_steps()
     );
     Ok(ProposalRow {
         n_checkpoints: best.n_checkpoints,

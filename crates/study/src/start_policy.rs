@@ -13,7 +13,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, pretty_json};
 use crate::recover::RecoveryPlan;
 
 /// `kind` of a policy.
@@ -26,8 +26,9 @@ pub const START_NAME: &str = thalweg_merge::own::START_NAME;
 pub(crate) const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
 
 /// What is known of learning rates for continued training from a merge.
-const CPT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: for a merge the paper \
-    found no need to retune it (arXiv 2505.12082, figure 6: its usual peak of 4.1e-4 and half of it ended up equal, one model)";
+const CPT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: the paper \
+    found no need to retune it for a merge (arXiv 2505.12082, figure 6, one model: its usual peak of 4.1e-4 and half of that \
+    ended equal)";
 /// What is known of learning rates for fine-tuning from a merge.
 const SFT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the \
     paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)";
@@ -130,19 +131,14 @@ impl StatePolicy {
             Some(rate) => format!("the schedule's at step {step}, where the log has {rate}"),
             None => format!("the schedule's at step {step}"),
         };
+        let sources = start_sources(&plan.sources);
         Self {
-            kind: START_KIND.to_owned(),
-            version: START_VERSION,
-            purpose: StartPurpose::Recovery,
-            checkpoint,
-            format: safetensors(),
-            optimizer: OptimizerPolicy::Drop,
-            sources: start_sources(&plan.sources),
             state: StartState::Full,
             moments,
             data,
             skip_data_steps: plan.skip_data_steps(data),
             learning_rate: LearningRatePolicy { at_newest_source: plan.learning_rate, advice },
+            ..Self::for_start(StartPurpose::Recovery, sources, checkpoint, None)
         }
     }
 
@@ -185,9 +181,7 @@ impl StatePolicy {
     /// # Errors
     /// `ReportForm`.
     pub fn to_json(&self) -> Result<String, Error> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|source| Error::ReportForm { source })?;
-        text.push('\n');
-        Ok(text)
+        pretty_json(self)
     }
 
     /// The step at which training resumes: that of the newest source, or nothing where it starts again.

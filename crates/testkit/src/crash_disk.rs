@@ -581,7 +581,7 @@ impl Storage for CrashDisk {
 
     fn free_bytes(&self, path: &Path) -> Result<Option<u64>, Error> {
         let state = self.state();
-        state.check_power("ask the free space of", path)?;
+        state.check_power("find the free space of", path)?;
         Ok(state.capacity_bytes.map(|capacity| capacity.saturating_sub(state.image.used_bytes())))
     }
 

@@ -31,10 +31,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// A step without tokens.
-    #[error("a step has at least one token, and `--tokens-per-step` is 0")]
+    #[error("`--tokens-per-step` is 0, but a step has at least one token")]
     NoTokensPerStep,
     /// An option about a log, and no log.
-    #[error("`{option}` says how to read a step log, and none was given or found in `{}`", path.display())]
+    #[error("`{option}` says how to read a step log, but none was given or found in `{}`", path.display())]
     IdleLogOption {
         /// The option.
         option: &'static str,
@@ -372,16 +372,16 @@ impl Error {
                 return Some(format!("`--{option} {}` takes all of them", span.amount()));
             }
             Self::TooFew { found, .. } if *found > 0 => {
-                return Some(format!("ask for at most {}", counted(*found, "checkpoint")));
+                return Some(format!("choose at most {}", counted(*found, "checkpoint")));
             }
             Self::MixedStages { stages } => {
                 let newest = stages.last().map_or("", String::as_str);
                 let stage = if newest.is_empty() { String::new() } else { format!("{newest}-") };
-                return Some(format!("take those of one stage with `--checkpoint-pattern '{stage}step*{{step}}*'`"));
+                return Some(format!("choose those of one stage with `--checkpoint-pattern '{stage}step*{{step}}*'`"));
             }
             Self::EpochsDisagree { later, step, .. } => {
                 let Some(one) = NamePattern::of_name(later, *step).map(|pattern| pattern.to_string()) else {
-                    return Some("take exact ones with `--steps`".to_owned());
+                    return Some("choose exact steps with `--steps`".to_owned());
                 };
                 let all = one.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty());
                 let all = all.collect::<Vec<_>>().join("*");

@@ -195,7 +195,7 @@ struct SplitNames {
     ignored_epochs: Vec<String>,
 }
 
-/// Names with a step whose links lead nowhere: the newest checkpoint may be on a disk that is not mounted.
+/// Names with a step whose links are broken: the newest checkpoint may be on a disk that is not mounted.
 fn broken_links(
     storage: &Arc<dyn Storage>,
     folder: &Path,

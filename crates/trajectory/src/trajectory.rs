@@ -208,7 +208,7 @@ impl fmt::Display for TrajectoryNote {
                 write!(f, "links to other checkpoints of this run are ignored: {}", list_names(names))
             }
             Self::LinksBroken { names } => {
-                write!(f, "links that lead nowhere are ignored: {}", list_names(names))
+                write!(f, "broken links are ignored: {}", list_names(names))
             }
             Self::Log(note) => note.fmt(f),
             Self::LogAhead { last, newest } => write!(

@@ -30,7 +30,7 @@ pub enum HeaderError {
         found_bytes: u64,
     },
     /// The file ends inside the header.
-    #[error("the header claims {wanted_bytes} bytes, the file ends after {found_bytes} of them")]
+    #[error("the header claims {wanted_bytes} bytes, but the file ends after {found_bytes} of them")]
     PastEnd {
         /// Claimed length.
         wanted_bytes: u64,
@@ -105,7 +105,7 @@ pub enum HeaderError {
     },
     /// Shape and dtype ask for another number of bytes than the range has.
     #[error(
-        "tensor `{}` with shape {shape} and dtype {dtype} needs {expected_bytes} bytes, its range has {found_bytes}",
+        "tensor `{}` with shape {shape} and dtype {dtype} needs {expected_bytes} bytes, but its range has {found_bytes}",
         display_name(tensor)
     )]
     SizeMismatch {
@@ -163,7 +163,7 @@ pub enum HeaderError {
         found_bytes: u64,
     },
     /// The file has bytes after the last tensor.
-    #[error("the tensors end after {wanted_bytes} bytes of data, the file holds {found_bytes}")]
+    #[error("the tensors end after {wanted_bytes} bytes of data, but the file holds {found_bytes}")]
     TrailingData {
         /// Bytes of data that the header asks for.
         wanted_bytes: u64,

@@ -41,7 +41,7 @@ pub(super) fn compare_step(
     let note = |wanted, witness| Note::OtherStep { file: file.clone(), step: *step, wanted: (wanted, witness) };
     match (name_step.filter(|named| named != step), optimizer_step.filter(|counted| !is_at(*counted, *step))) {
         (Some(named), Some(counted)) if is_at(counted, named) => Err(format!(
-            "`{}` is from step {step}, and the state of the optimizer and the name of the folder say {named}: the file \
+            "`{}` is from step {step}, but the optimizer's state and the folder's name say {named}: the file \
              comes from a different save",
             display_name(file)
         )),

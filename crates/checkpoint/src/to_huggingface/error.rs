@@ -1,6 +1,6 @@
 //! Why a checkpoint does not become one of Hugging Face.
 
-use thalweg_tensor::{CoverFault, Shape, display_name};
+use thalweg_tensor::{CoverFault, Shape, counted, display_name};
 
 use super::naming::Naming;
 use crate::rename::NameCollision;
@@ -16,7 +16,7 @@ pub enum ToHuggingFaceError {
         tensor: String,
     },
     /// A name that torchtitan's Llama does not have.
-    #[error("tensor `{}` {}, and only torchtitan's Llama can be translated", display_name(tensor), naming.what())]
+    #[error("tensor `{}` {}, but only torchtitan's Llama can be translated", display_name(tensor), naming.what())]
     OtherNames {
         /// The tensor.
         tensor: String,
@@ -28,7 +28,7 @@ pub enum ToHuggingFaceError {
     Collision(#[from] NameCollision),
     /// Queries or keys that do not have the rows of their heads.
     #[error(
-        "tensor `{}` has shape {shape}, and {n_heads} heads of {head_dim} rows have {} rows",
+        "tensor `{}` has shape {shape}, but {n_heads} heads of {head_dim} rows have {} rows",
         display_name(tensor),
         u128::from(*n_heads) * u128::from(*head_dim)
     )]
@@ -91,7 +91,7 @@ pub enum ConfigFault {
         head_dim: u64,
     },
     /// A number that is not that of the tensors.
-    #[error("`{key}` is {stated}, and {found} by tensor `{}`", display_name(tensor))]
+    #[error("`{key}` is {stated}, but {found} by tensor `{}`", display_name(tensor))]
     Differs {
         /// The key.
         key: &'static str,
@@ -109,7 +109,7 @@ pub enum ConfigFault {
         tensor: String,
     },
     /// A tensor that the config's model does not have.
-    #[error("its model has {stated} layers, and the checkpoint has a tensor `{}`", display_name(tensor))]
+    #[error("its model has {}, but the checkpoint has a tensor `{}`", counted(*stated, "layer"), display_name(tensor))]
     TooMany {
         /// `num_hidden_layers`.
         stated: u64,

@@ -69,7 +69,7 @@ fn errors_say_the_file_the_tensor_and_both_facts() {
     let cases = [
         (
             "safetensors/shape-size-mismatch.safetensors",
-            "tensor `w` with shape [3] and dtype F32 needs 12 bytes, its range has 8",
+            "tensor `w` with shape [3] and dtype F32 needs 12 bytes, but its range has 8",
         ),
         (
             "safetensors/negative-offset.safetensors",

@@ -219,7 +219,7 @@ fn descriptions_that_are_broken_are_refused_by_the_name_of_their_array() {
     assert!(open(&step).findings().unreadable.iter().any(|one| one.name == name && one.reason.contains("int4")));
     fs::remove_dir_all(step.join(name)).unwrap();
     let error = open_checkpoint(&disk(), &step).unwrap_err().to_string();
-    assert!(error.contains(name) && error.contains("none of that array is stored"), "{error}");
+    assert!(error.contains(name) && error.contains("nothing of it is stored"), "{error}");
     // A chunk that is cut is found when it is read.
     let (_folder, step) = copy_of("variants/zarr2-plain", "20");
     let chunk = step.join(name).join("0");

@@ -131,7 +131,7 @@ fn unfinished_folders_say_what_is_missing() {
         "shard `model-00003-of-00004.safetensors` is missing",
     ]);
     fs::remove_file(scratch.path().join("model.safetensors.index.json")).unwrap();
-    says(&["there are 3 shards and no `model.safetensors.index.json`"]);
+    says(&["3 shards are there, but no `model.safetensors.index.json`"]);
 }
 
 #[test]

@@ -96,5 +96,5 @@ fn a_missing_rank_and_another_version_are_named() {
     assert!(error.is_unfinished() && error.to_string().contains("`model_1.pt` is missing"), "{error}");
     fs::write(scratch.path().join("metadata.pkl"), b"\x80\x02}X\x07\x00\x00\x00versionX\x03\x00\x00\x003.0s.").unwrap();
     let error = open_checkpoint(&disk(), scratch.path()).unwrap_err().to_string();
-    assert!(error.contains("its version is `3.0`, and only 2.0 and 1.0 are supported"), "{error}");
+    assert!(error.contains("its version is `3.0`, but only 2.0 and 1.0 are supported"), "{error}");
 }

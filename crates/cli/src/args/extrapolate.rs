@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use thalweg_study::extrapolate::Direction;
 
+use super::format::{one_of, word};
 use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, SelectionArgs};
 use crate::options::parse_whole;
 
@@ -17,10 +19,10 @@ Examples:
 
 Means of disjoint windows are taken as points of a line, and steps along it are scored: 0, 1/2 and 1
 lag (the delay of averaging), the vertex of the parabola through them, and the plain means of half
-and twice the window, six models at most. Extra-Merge-like: the paper's coefficient rule is not
-public in code.
+and twice the window, six models at most. This resembles Extra-Merge, whose rule for coefficients
+has no public code.
 
-Exit code 1 says that no step is better than a plain mean; nothing is written then.
+Exit code 1 means that no step beats a plain mean; nothing is written then.
 docs/extrapolate.md has the method and what we found.")]
 pub(crate) struct ExtrapolateArgs {
     /// A run folder
@@ -35,8 +37,8 @@ pub(crate) struct ExtrapolateArgs {
     #[arg(long, value_name = "M", value_parser = parse_whole::<usize>)]
     pub(crate) points: Option<usize>,
     /// The line: leading principal component of the points, or from the oldest to the newest
-    #[arg(long, value_enum, default_value_t = DirectionChoice::Pc1, value_name = "LINE")]
-    pub(crate) direction: DirectionChoice,
+    #[arg(long, value_parser = one_of(["pc1", "secant"], word::<Direction>), default_value = "pc1", value_name = "LINE")]
+    pub(crate) direction: Direction,
     /// Take a step of this many lags, 0 to 2, whatever its score [default: found by scores]
     #[arg(long, value_name = "A")]
     pub(crate) alpha: Option<f64>,
@@ -53,10 +55,4 @@ pub(crate) struct ExtrapolateArgs {
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DirectionChoice {
-    Pc1,
-    Secant,
 }

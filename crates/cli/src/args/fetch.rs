@@ -17,7 +17,7 @@ Examples:
   thalweg fetch allenai/OLMo-2-0425-1B --revisions 'stage1-*' --count 5 --interval-tokens 21B
   thalweg fetch org/model --revisions main
 
-HF_TOKEN or `hf auth login` gives access to gated and private repositories, HF_ENDPOINT names
+HF_TOKEN or `hf auth login` gives access to gated and private repositories. HF_ENDPOINT selects
 another hub, HF_HUB_CACHE another cache.")]
 pub(crate) struct FetchArgs {
     /// A repository of the Hugging Face Hub; ORG/NAME@REV is one revision of it

@@ -42,8 +42,8 @@ pub(crate) enum ForgetCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A title counts where it is a whole word, the longest at its place. Kept are titles of the upper half
-by frequency in the corpus and of the lower half in the reference; titles that are tied are kept.")]
+A title counts where it is a whole word and the longest match. Titles are kept if they are in the
+upper half by frequency in the corpus and in the lower half in the reference; ties are kept.")]
 pub(crate) struct ForgetEntitiesArgs {
     /// The corpus that is learned first: JSON lines with `text`, optionally compressed with zstd; repeatable
     #[arg(long, value_name = "FILE", required = true)]
@@ -72,8 +72,8 @@ pub(crate) struct ProbeTokensArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The file is also that of a task of kind `entity_spans`. Samples without entities are drawn from the
-whole corpus: M(f) and perplexity are measured on them.")]
+Tasks of kind `entity_spans` read the same file. Samples without entities are drawn from the whole
+corpus; M(f) and perplexity are measured on them.")]
 pub(crate) struct ForgetBuildArgs {
     /// The corpus that the entities are from; repeatable
     #[arg(long, value_name = "FILE", required = true)]
@@ -167,14 +167,14 @@ pub(crate) struct ForgetCurveArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Policies cost the same: one step of --interval steps is replay.
+All policies cost the same: one step in every --interval is replay.
   uniform    a batch of random samples of the earlier corpus
   focused    a batch of random samples that contain an entity
-  intensive  the same, --epochs epochs of a batch after as many intervals
+  intensive  as focused, but --epochs epochs of one batch after as many intervals
   similar    the samples most like the later corpus, by BM25
 
 The runs form a chain: each resumes from the one before. Score the steps midway between replays,
-where recall is not at a peak, and `control`, which has as many steps and no replay.")]
+where recall is not at a peak, and `control`, which has as many steps but no replay.")]
 pub(crate) struct ForgetReplayArgs {
     /// What is replayed
     #[arg(long, value_name = "POLICY", value_parser = parse_policy)]

@@ -16,7 +16,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Choose what to merge", &["eval", "sweep", "forecast", "extrapolate", "report"]),
     ("While a run trains, and after it", &["watch", "serve", "recover", "init"]),
     ("Experts and data", &["law", "mix", "forget"]),
-    ("Try it, and the rest", &["demo", "train"]),
+    ("Everything else", &["demo", "train"]),
 ];
 
 /// The program as it is parsed, and described to people, shells and manuals.

@@ -32,7 +32,7 @@ Examples:
   thalweg law merge windows.jsonl --checkpoints     the best number of newest checkpoints of a run
 
 Each line of the file is one loss: {\"k\": 4, \"loss\": 2.31}, with `subset`, `domain`, `seed` and `n`
-(model size) as needed; docs/law.md describes them. k = 0 is the base. Exit code 1 says that the
+(model size) as needed; docs/law.md describes them. k = 0 is the base. Exit code 1 means that the
 losses support no law.")]
 pub(crate) struct LawMergeArgs {
     /// Losses, one JSON object on each line

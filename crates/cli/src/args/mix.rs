@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+use thalweg_study::mix::Objective;
 
+use super::format::{one_of, word};
 use super::{RunArgs, ScoringArgs};
 use crate::options::{Count, parse_whole};
 
@@ -27,7 +29,7 @@ pub(crate) struct MixArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MixCommand {
-    /// Plan what to train, what it costs, and from how many mixtures on merging is cheaper
+    /// Plan what to train, what it costs, and how many mixtures make merging cheaper
     Plan(MixPlanArgs),
     /// Check whether averages of these components can be trusted; exit code 1 means no
     Check(Box<MixCheckArgs>),
@@ -45,8 +47,8 @@ Examples:
   thalweg mix plan --config lab.toml --base run/step-2000 --general stories --tokens 2M \\
       -o components
 
-With `--config`, a config of `thalweg train` that has all data sets, a config for each component is
-written: it resumes from the base with its whole state, on the shares of the table.")]
+With `--config`, a config of `thalweg train` with all data sets, this also writes a config for each
+component, which resumes from the base with its whole state and trains on the shares shown.")]
 pub(crate) struct MixPlanArgs {
     /// Names of the data sets [default: those of `--config`]
     #[arg(long, value_name = "NAME,NAME,...", value_delimiter = ',')]
@@ -107,8 +109,8 @@ Examples:
       --mixtures runs.jsonl -o trials.jsonl
 
 `coefficients` multiply the components; `data_shares` are what a run would train on, after the
-general data in every component. The predictor is a quadratic over the mixtures by ridge regression,
-one for each score.")]
+general data in every component. The predictor of each score is quadratic in the mixture, fitted by
+ridge regression.")]
 pub(crate) struct MixSearchArgs {
     /// A component; repeatable
     #[arg(long, value_name = "NAME=CKPT", required = true)]
@@ -126,8 +128,8 @@ pub(crate) struct MixSearchArgs {
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = parse_whole::<usize>)]
     pub(crate) rounds: usize,
     /// What to minimise: the mean over the tasks of the rank, or of the loss itself
-    #[arg(long, value_enum, default_value_t = ObjectiveChoice::Rank, value_name = "WHAT")]
-    pub(crate) objective: ObjectiveChoice,
+    #[arg(long, value_parser = one_of(["rank", "mean"], word::<Objective>), default_value = "rank", value_name = "WHAT")]
+    pub(crate) objective: Objective,
     /// Score only these mixtures: JSON lines with `coefficients` or `data_shares`
     #[arg(long, value_name = "FILE")]
     pub(crate) mixtures: Option<PathBuf>,
@@ -141,12 +143,6 @@ pub(crate) struct MixSearchArgs {
     pub(crate) scoring: ScoringArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ObjectiveChoice {
-    Rank,
-    Mean,
 }
 
 #[derive(Debug, Args)]

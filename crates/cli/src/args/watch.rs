@@ -44,7 +44,7 @@ Each merge is the one that `thalweg merge RUN --last N` would have made at that 
 merges are made by reading the run once. Merges that are already in DIR are kept; DIR/watch.jsonl
 lists them.
 With scores, the newest end goes first. Rerun the command after a stop: it resumes.
-With --once, exit code 2 says that some merges could not be made; the others are kept.")]
+With --once, exit code 2 means that some merges could not be made; the others are kept.")]
 pub(crate) struct WatchArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,

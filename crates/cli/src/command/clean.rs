@@ -15,7 +15,7 @@ pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> R
     use crate::store::routed_storage;
 
     if !thalweg_storage::is_address(&args.path) {
-        let hint = "give an address, such as `s3://bucket/runs`: only stores have leftover uploads";
+        let hint = "give an address, such as `s3://bucket/runs`: only stores have unfinished uploads";
         return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
     }
     let storage = routed_storage(world.interrupt(), messages.notes());

@@ -12,7 +12,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::options::or_dash;
+use crate::options::{or_dash, show_figures};
 
 /// Tensors that are printed; all of them are in the JSON.
 const MAX_ROWS: usize = 20;
@@ -21,9 +21,7 @@ pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Re
     let reading = ReadOptions { dequantise: true, ..world.reading.clone() };
     let a = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.a)?, &reading)?;
     let b = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.b)?, &reading)?;
-    let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0));
-    world.clear_progress();
-    let diff = diff?;
+    let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0))?;
     messages.json(&diff.document());
     messages.text(&table(&diff));
     diff.remarks().iter().for_each(|remark| messages.note(remark));
@@ -60,9 +58,9 @@ fn table(diff: &CheckpointDiff) -> String {
 }
 
 fn columns(distance: &Distance) -> String {
-    let far = or_dash(distance.distance(), |far| format!("{far:.4e}"));
+    let far = or_dash(distance.distance(), show_figures);
     let cosine = or_dash(distance.cosine(), |cosine| format!("{cosine:.6}"));
-    let largest = or_dash(distance.max_abs(), |largest| format!("{largest:.2e}"));
+    let largest = or_dash(distance.max_abs(), show_figures);
     let ulps = or_dash(distance.max_ulps(), |ulps| ulps.to_string());
     format!("{far:>10} {cosine:>10} {largest:>9} {ulps:>10}")
 }

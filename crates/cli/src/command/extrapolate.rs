@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use serde_json::json;
 use thalweg_study::extrapolate::{
-    CandidateRow, Direction, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
+    CandidateRow, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
 };
 use thalweg_study::record::GainRow;
 use thalweg_tensor::counted;
 
-use crate::args::{DirectionChoice, ExtrapolateArgs};
+use crate::args::ExtrapolateArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
@@ -23,7 +23,7 @@ use crate::scoring::{check_scoring, make_evaluator, open_suites};
 const MAX_MODELS: u64 = 6;
 
 pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    check_scoring(&args.scoring, "no suite is given: every step is scored, even one given by `--alpha`")?;
+    check_scoring(&args.scoring, "a suite is needed: every step is scored, even one given by `--alpha`")?;
     if args.confirm.is_some() && args.scoring.suite.is_none() {
         return Err(Error::usage_with_hint(
             "`--confirm` needs a suite to choose by, but a command scores instead",
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages
     };
     let cx = world.quiet_context(args.execution.memory.0);
     let from = (like.as_path(), None);
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
     let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
     let options = ExtrapolationOptions {
         by: args.scoring.by.clone(),
@@ -55,10 +55,7 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages
     };
     // Measuring the line and writing the merge have bars.
     let writing = world.context(args.execution.memory.0);
-    let outcome = run_extrapolation(&request, &trajectory, &mut *evaluator, options, (&resolver, &writing));
-    world.clear_progress();
-    meter.clear();
-    let outcome = outcome?;
+    let outcome = run_extrapolation(&request, &trajectory, &mut *evaluator, options, (&resolver, &writing))?;
     messages.json(&document(&outcome));
     messages.text(&text(args, &outcome));
     Ok(if outcome.refusal.is_some() { Outcome::No } else { Outcome::Done })
@@ -69,10 +66,7 @@ fn request(args: &ExtrapolateArgs) -> ExtrapolationRequest {
         selection: (&args.selection).into(),
         window: args.window,
         n_points: args.points,
-        direction: match args.direction {
-            DirectionChoice::Pc1 => Direction::Pc1,
-            DirectionChoice::Secant => Direction::Secant,
-        },
+        direction: args.direction,
         alpha: args.alpha,
     }
 }
@@ -91,7 +85,7 @@ fn text(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
     let _ = writeln!(text, "{}", outcome.method);
     let _ = writeln!(
         text,
-        "{} of {}, {} apart: {}",
+        "{} of {}, {} apart; verdict: {}",
         counted(outcome.n_points, "mean"),
         counted(outcome.window, "checkpoint"),
         counted(outcome.interval_steps, "step"),
@@ -112,7 +106,7 @@ fn text(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
 }
 
 fn candidates(outcome: &ExtrapolationOutcome) -> String {
-    let mut text = format!("\n{:<20} {:>10} {:>10} {:>10}\n", "model", "score", "gain", "its error");
+    let mut text = format!("\n{:<20} {:>10} {:>10} {:>10}\n", "model", "score", "gain", "std. err.");
     let show = |value: Option<f64>| or_dash(value, |value| format!("{value:.4}"));
     for average in &outcome.averages {
         let best = if average.n_checkpoints == outcome.best_average { "  best mean" } else { "" };
@@ -126,7 +120,7 @@ fn candidates(outcome: &ExtrapolationOutcome) -> String {
         let error = or_dash(row.gain_standard_error, |error| format!("{error:.4}"));
         let _ = writeln!(text, "{name:<20} {:>10} {gain:>10} {error:>10}", show(row.value));
     }
-    let _ = writeln!(text, "gains are over the mean of {}; more is better", outcome.window);
+    let _ = writeln!(text, "gains are over the mean of {}, and positive is better", outcome.window);
     text
 }
 

@@ -15,10 +15,13 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
 use crate::messages::Messages;
-use crate::meter::{Meter, Urgency};
+use crate::meter::ScoringMeter;
 use crate::options::show_cost;
 use crate::requests::anneal_question;
 use crate::scoring::{check_scoring, make_evaluator, open_suites};
+
+/// Models that are scored.
+const N_MODELS: usize = 4;
 
 pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     check_scoring(&args.scoring, "which scores should be forecast?")?;
@@ -29,7 +32,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     }
     let resolver = world.resolver();
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
-    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
+    let meter = ScoringMeter::new(messages, N_MODELS, "models");
     let own = args.anneal.calibrate.as_deref().map(|path| read_case_file(&*world.storage, path)).transpose()?;
     let options = ForecastOptions {
         title: format!("Forecast for {}", args.run_path.display()),
@@ -39,9 +42,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
         // The run as it was typed, so that a file of cases tells no more than it needs.
         save_cases: args.save_cases.clone().map(|path| (path, args.run_path.display().to_string())),
         folder: args.out.clone(),
-        on_score: &mut |n_done, name| {
-            meter.show([n_done as u64, 4], Urgency::InTurn, || format!("{n_done} of 4 models, {name}"));
-        },
+        on_score: &mut |n_done, name| meter.show(n_done, Some(name)),
     };
     // Opening run and suite takes a while too.
     check_forecast_places(&options, &cx)?;
@@ -51,10 +52,8 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     let like = trajectory.finished().next_back().map(|newest| newest.path.clone());
     let like = like.ok_or_else(|| Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())))?;
     let from = (like.as_path(), args.out.as_deref());
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
-    let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx);
-    meter.clear();
-    let answer = answer?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
+    let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx)?;
     let outcome = match answer.outcome {
         Ok(outcome) => outcome,
         Err(refusal) => return Ok(refuse(&refusal, &answer.request, messages)),
@@ -104,8 +103,9 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "an anneal ({curve}, {}, to {floor} of the peak) that ends at step {end_step} would score",
-        counted(*anneal_steps, "step")
+        "an anneal ({curve}, {}, {}) that ends at step {end_step} would score",
+        counted(*anneal_steps, "step"),
+        if *floor > 0.0 { format!("to {floor} of the peak") } else { "to 0".to_owned() }
     );
     let _ = writeln!(
         text,
@@ -118,15 +118,18 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
     for (score, why) in &outcome.refused {
         let _ = writeln!(text, "  {score}: no forecast: {why}\n    {}", why.hint());
     }
-    for row in &outcome.forecasts {
-        let _ = writeln!(text, "{} {} is based on {}", row.task, row.measure, row.rests_on);
+    for rows in outcome.forecasts.chunk_by(|a, b| a.rests_on == b.rests_on) {
+        let names: Vec<String> = rows.iter().map(|row| format!("{} {}", row.task, row.measure)).collect();
+        let verb = if rows.len() == 1 { "is" } else { "are" };
+        let rests_on = rows.first().map_or("", |row| row.rests_on.as_str());
+        let _ = writeln!(text, "{} {verb} based on {rests_on}", names.join(", "));
     }
     match &outcome.proposal {
         Ok(window) => {
             let [low, high] = window.n_interval_95;
             let _ = writeln!(
                 text,
-                "to merge: {} ({low} to {high}), {} apart, {}\n  from {}",
+                "proposed window: {} ({low} to {high}), {} apart, {}\n  based on {}",
                 counted(window.n_checkpoints, "checkpoint"),
                 counted(window.interval_steps, "step"),
                 window.scheme,

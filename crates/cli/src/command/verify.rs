@@ -35,9 +35,7 @@ fn scope(args: &VerifyArgs) -> VerifyScope {
 }
 
 fn verify(path: &Path, args: &VerifyArgs, world: &World<'_>) -> Result<Verification, Error> {
-    let found = verify_output(path, scope(args), &world.context(MEMORY_BYTES));
-    world.clear_progress();
-    Ok(found?)
+    Ok(verify_output(path, scope(args), &world.context(MEMORY_BYTES))?)
 }
 
 /// Verifies each merge of a sweep. One that cannot be read does not keep the others from being verified.
@@ -102,16 +100,18 @@ fn text(path: &Path, args: &VerifyArgs, found: &Verification) -> String {
     let n_changed = found.sources.iter().filter(|source| source.state != SourceState::Unchanged).count();
     let sources = match n_changed {
         _ if !args.inputs => String::new(),
-        0 if n_sources == 1 && found.output_is_equal() => ", and so is its source".to_owned(),
-        0 if found.output_is_equal() => format!(", and so are its {n_sources} sources"),
-        0 if n_sources == 1 => "; its source is".to_owned(),
-        0 => format!("; its {n_sources} sources are"),
-        _ if n_sources == 1 => "; its source is not what was merged".to_owned(),
-        1 => format!("; 1 of its {n_sources} sources is not what was merged"),
-        n => format!("; {n} of its {n_sources} sources are not what was merged"),
+        0 if n_sources == 1 && found.output_is_equal() => ", and so does its source".to_owned(),
+        0 if found.output_is_equal() => format!(", and so do its {n_sources} sources"),
+        0 if n_sources == 1 => "; its source does".to_owned(),
+        0 => format!("; its {n_sources} sources do"),
+        _ if n_sources == 1 => "; its source does not match".to_owned(),
+        1 => format!("; 1 of its {n_sources} sources does not match"),
+        n => format!("; {n} of its {n_sources} sources do not match"),
     };
-    let is_not = if found.output_is_equal() { String::new() } else { "not ".to_owned() };
-    let files = if found.output_is_equal() { format!(": {}", counted(n_files, "file")) } else { String::new() };
-    text.push_str(&format!("`{path}` is {is_not}what its receipt says{files}{sources}\n"));
+    let output = match found.output_is_equal() {
+        true => format!("matches its receipt: {}", counted(n_files, "file")),
+        false => "does not match its receipt".to_owned(),
+    };
+    text.push_str(&format!("`{path}` {output}{sources}\n"));
     text
 }

@@ -36,7 +36,7 @@ fn a_run_of_archives_is_merged_into_one_as_the_same_checkpoints_of_torch_are() {
     assert_eq!(json(&scratch, "inspect run/step-80.npz --json")["format"], "npz");
     for scheme in ["sma", "wma", "ema:0.2"] {
         check(&scratch, &format!("merge run --last 2 --scheme {scheme} -o {scheme}"), 0, &["written as npz"]);
-        check(&scratch, &format!("verify {scheme} --inputs"), 0, &["and so are its 2 sources"]);
+        check(&scratch, &format!("verify {scheme} --inputs"), 0, &["and so do its 2 sources"]);
         assert!(scratch.join(scheme).join("model.npz").is_file());
         let both = ["step-60.pt", "step-80.pt"].map(|name| fixture(&format!("torch/trainstate/{name}")));
         let of_torch = format!("merge -m {} -m {} --scheme {scheme} --format npz -o torch-{scheme}", both[0], both[1]);
@@ -88,7 +88,7 @@ fn a_run_of_gguf_files_is_merged_with_the_metadata_of_the_newest() {
     check(&scratch, "inspect run", 0, &["a run of 2 checkpoints, 2 finished"]);
     assert_eq!(json(&scratch, "inspect run/step-10.gguf --json")["format"], "gguf");
     check(&scratch, "merge run --last 2 -o out", 0, &["written as gguf; everything else is as in `step-20.gguf`"]);
-    check(&scratch, "verify out --inputs", 0, &["and so are its 2 sources"]);
+    check(&scratch, "verify out --inputs", 0, &["and so do its 2 sources"]);
     let (newest, merged) = ("run/step-20.gguf", "out/step-20.gguf");
     let [newest, merged] = [newest, merged].map(|name| fs::read(scratch.join(name)).unwrap());
     // The last value of the header is the offset of the last tensor, and the data begin at the next multiple of 32.

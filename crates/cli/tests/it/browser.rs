@@ -145,7 +145,8 @@ fn audit(browser: &mut Browser, place: &str) {
     let script = std::fs::read_to_string(path).unwrap();
     assert_eq!(browser.value(&format!("{script}; typeof axe")), json!("object"));
     // What is shown about a mark while it has the focus is outside of all landmarks; what is folded is not looked at.
-    browser.value("document.activeElement.blur(); document.querySelectorAll('details').forEach(part => part.open = true)");
+    browser
+        .value("document.activeElement.blur(); document.querySelectorAll('details').forEach(part => part.open = true)");
     for scheme in ["light", "dark"] {
         let feature = json!({"name": "prefers-color-scheme", "value": scheme});
         browser.call("Emulation.setEmulatedMedia", json!({"features": [feature]}));

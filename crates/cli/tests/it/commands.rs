@@ -47,7 +47,7 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     --- stderr
     error: the window needs 30 finished checkpoints, but there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
-    hint: ask for at most 10 checkpoints
+    hint: choose at most 10 checkpoints
     ");
     insta::assert_snapshot!(
         transcript(&["merge", RUN, "--count", "3", "--interval-tokens", "4B", "-o", out], scratch.path()), @"
@@ -196,7 +196,7 @@ fn verify_and_diff_answer_with_their_exit_codes() {
     insta::assert_snapshot!(transcript(&["verify", out, "--inputs"], scratch.path()), @"
     exit 0
     --- stdout
-    `[OUT]/merged` is what its receipt says: 2 files, and so are its 2 sources
+    `[OUT]/merged` matches its receipt: 2 files, and so do its 2 sources
     --- stderr
     ");
     let shard = format!("{out}/model.safetensors");
@@ -208,7 +208,7 @@ fn verify_and_diff_answer_with_their_exit_codes() {
     exit 1
     --- stdout
     tok_emb.weight: the bytes differ
-    `[OUT]/merged` is not what its receipt says
+    `[OUT]/merged` does not match its receipt
     --- stderr
     ");
     insta::assert_snapshot!(transcript(&["verify", RUN], scratch.path()), @"
@@ -216,7 +216,7 @@ fn verify_and_diff_answer_with_their_exit_codes() {
     --- stdout
     --- stderr
     error: `examples/runs/hybridstories` holds no `thalweg.json`
-    hint: only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint
+    hint: only outputs of `merge` and `sweep` can be verified; `inspect` shows any checkpoint
     ");
     let (a, b) = (format!("{RUN}/step_18000.safetensors"), format!("{RUN}/step_20000.safetensors"));
     let (code, document) = json(&["diff", &a, &b, "--json"]);
@@ -247,7 +247,7 @@ fn explain_puts_components_beside_their_null_values() {
         transcript(&["explain", RUN, "--steps", "8000,10000,12000", "--svg", svg], scratch.path()), @"
         exit 0
         --- stdout
-        The run has no consistent direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.00 (n = 1). The first principal component explains 76 % of the movement, and that of a random walk of the same length 75 %: the shape of the path says nothing about this run. The plain mean of all 3 checkpoints is 16.8 % of the norm away from the newest one.
+        The run has no consistent direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.00 (n = 1). The first principal component explains 76 % of the movement; in a random walk of the same length it explains 75 %: the shape of the path says nothing about this run. The plain mean of all 3 checkpoints is 16.8 % of the norm away from the newest one.
 
         checkpoint                     norm    to newest  from before     cosine
         step 8000                  281.9478      95.9212            -          -

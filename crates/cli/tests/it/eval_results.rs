@@ -129,8 +129,8 @@ fn results_are_told_with_what_could_have_been_found() {
       task                                   gain  95 % interval        detectable      items  verdict
       arc_easy/acc                        +0.0000  [+0.0000, +0.0000]            -        120  cannot be told apart
 
-    Verdicts are by p < 0.05 after Holm's adjustment. Detectable is the smallest true difference that such a
-    comparison would find with a chance of 80 %.
+    Verdicts use p < 0.05 after Holm's adjustment. Detectable is the smallest true difference that such a
+    comparison would find 80 % of the time.
     --- stderr
     ");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::study::Lab;
+use crate::lab::Lab;
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value}"))
@@ -114,7 +114,8 @@ fn explain_says_whether_the_means_lie_on_a_line() {
     assert!((number(&points["random_walk_cosine"]) - 35.0 / 146.0).abs() < 1e-12);
     let said = lab.transcript(&["explain", &run_path, "--last", "36"]);
     let verdict = points["verdict"].as_str().unwrap();
-    assert!(said.contains(&format!("\n{verdict}: of 6 means of 6 checkpoints each")), "{said}");
+    let lie = if verdict == "line" { "lie" } else { "do not lie" };
+    assert!(said.contains(&format!("\nthe means {lie} on a line: for 6 means of 6 checkpoints each")), "{said}");
     let (_, few) = lab.json(&["explain", &run_path, "--last", "5"]);
     assert!(few["merged_points"].is_null());
 }
@@ -128,7 +129,7 @@ fn what_cannot_be_extrapolated_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: no suite is given: every step is scored, even one given by `--alpha`
+    error: a suite is needed: every step is scored, even one given by `--alpha`
     hint: name a suite with `--suite FILE`
     ");
     insta::assert_snapshot!(ask(&["--last", "5", "--suite", &choose]), @"

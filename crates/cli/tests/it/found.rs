@@ -115,7 +115,7 @@ fn options_without_an_effect_are_refused() {
     let experts = "but checkpoints were given one by one";
     let cases = [
         ("merge run --last 2 --tokens-per-step 0 -o x", "a step has at least one token"),
-        ("plan run --last 2 --log-columns loss=l", "`--log-columns` says how to read a step log, and none was given"),
+        ("plan run --last 2 --log-columns loss=l", "`--log-columns` says how to read a step log, but none was given"),
         ("inspect run --log-every 10", "`--log-every` says how to read a step log"),
         ("watch run --windows sma:2 --once --log-every 5 -o watched", "`--log-every` says how to read a step log"),
         ("watch run --windows sma:2,wma:2,sma:2 --once -o watched", "window `sma:2` is given twice"),

@@ -231,7 +231,7 @@ fn an_output_below_a_file_says_so() {
 fn outputs_that_would_be_folders_named_like_a_place_elsewhere_are_refused() {
     let scene = Scene::new(&[1000, 2000]);
     for (out, what) in [
-        ("~/out", "the shell did not replace `~`"),
+        ("~/out", "the shell did not expand `~`"),
         ("s3:/bucket/out", "`s3://`"),
         ("me@host:/out", "another machine"),
         ("https://host.invalid/out", "web servers are only read"),

@@ -297,12 +297,7 @@ fn hints_about_existing_outputs_are_followed() {
     scene.run("plan run --last 2 -o plan.json");
     TinyCheckpoint::llama(Dtype::F32, 7.0).write_to_disk(&scene.path("run/checkpoint-2000"));
     follow(&scene, "merge --plan plan.json", &[]);
-    follow_sentence(
-        &scene,
-        "merge --plan plan.json -o again",
-        "make the plan again",
-        "plan run --last 2 -o plan-2.json",
-    );
+    follow_sentence(&scene, "merge --plan plan.json -o again", "recreate the plan", "plan run --last 2 -o plan-2.json");
 }
 
 #[test]

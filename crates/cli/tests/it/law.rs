@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::study::Lab;
+use crate::lab::Lab;
 use crate::support::{run, transcript};
 
 /// Macro cross-entropy of 16 domains, LLaMA 3B, by the number of merged experts (Wang et al. 2025, arXiv 2509.24244).
@@ -113,7 +113,7 @@ fn mistakes_are_named_with_a_way_on() {
     exit 2
     --- stdout
     --- stderr
-    error: line 2 of `[OUT]/curve.jsonl`: `loss` is `NaN`, not a finite number
+    error: `[OUT]/curve.jsonl`, line 2: `loss` is `NaN`, not a finite number
     hint: each line is one loss, such as {"k": 4, "loss": 2.31}, with `subset`, `domain`, `seed` and `n` as needed
     "#);
     write_curve(scratch.path(), &[(1, 3.0), (2, 2.5), (3, 2.4)]);

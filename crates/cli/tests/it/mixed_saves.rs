@@ -33,7 +33,7 @@ fn a_module_of_another_step_than_masters_and_folder_is_refused_whichever_copy_is
     let scene = copied("deepspeed/zero1/global_step80", "global_step80");
     scene.run("merge -m global_step80 -o before --params module").done(&[]);
     set_step(&scene.path("global_step80").join(MODEL_STATES), "global_steps");
-    let fact = "`mp_rank_00_model_states.pt` is from step 60, and the state of the optimizer and the name of the folder say 80";
+    let fact = "`mp_rank_00_model_states.pt` is from step 60, but the optimizer's state and the folder's name say 80";
     for line in
         ["inspect global_step80", "merge -m global_step80 -o out --params module", "merge -m global_step80 -o out"]
     {
@@ -47,13 +47,13 @@ fn one_witness_against_a_file_makes_a_note() {
     let scene = copied("deepspeed/zero1/global_step80", "best");
     assert!(!scene.run("merge -m best -o sound").stderr.contains("two saves"));
     set_step(&scene.path("best").join(MODEL_STATES), "global_steps");
-    scene.run("merge -m best -o out").done(&["is from step 60, and the state of the optimizer says 80"]);
+    scene.run("merge -m best -o out").done(&["is from step 60, but the state of the optimizer says 80"]);
     let renamed = copied("deepspeed/zero1/global_step80", "global_step90");
-    renamed.run("merge -m global_step90 -o out").done(&["is from step 80, and the name of the folder says 90"]);
+    renamed.run("merge -m global_step90 -o out").done(&["is from step 80, but the name of the folder says 90"]);
     let universal = copied("deepspeed/universal/global_step80_universal", "global_step80_universal");
     assert!(!universal.run("inspect global_step80_universal").stderr.contains("two saves"));
     set_step(&universal.path("global_step80_universal").join(MODEL_STATES), "global_steps");
-    universal.run("inspect global_step80_universal").done(&["is from step 60, and the name of the folder says 80"]);
+    universal.run("inspect global_step80_universal").done(&["is from step 60, but the name of the folder says 80"]);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_rank_of_another_step_is_refused_under_zero_3() {
     let scene = copied("deepspeed/zero3/global_step80", "global_step80");
     scene.run("inspect global_step80").done(&[]);
     set_step(&scene.path("global_step80").join(format!("zero_pp_rank_1_{MODEL_STATES}")), "global_steps");
-    scene.run("merge -m global_step80 -o out").refused(&["it is from step 60, and `zero_pp_rank_0_mp_rank_00"]);
+    scene.run("merge -m global_step80 -o out").refused(&["it is from step 60, but `zero_pp_rank_0_mp_rank_00"]);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn the_common_file_of_another_iteration_is_noted_by_run_and_merge() {
     let scene = copied("megatron-torch_dist", "run");
     assert!(!scene.run("inspect run").stderr.contains("two saves"));
     fs::copy(scene.path("run/iter_0000060/common.pt"), scene.path("run/iter_0000080/common.pt")).unwrap();
-    let note = "`common.pt` is from step 60, and the name of the folder says 80";
+    let note = "`common.pt` is from step 60, but the name of the folder says 80";
     scene.run("inspect run").done(&[note]);
     scene.run("merge run --last 2 -o out").done(&[note]);
     assert!(scene.run("inspect run --json").stdout.contains("common.pt"));

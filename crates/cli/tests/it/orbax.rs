@@ -26,7 +26,7 @@ fn runs_of_all_three_are_merged_in_their_form_as_the_same_tensors_in_safetensors
         for scheme in ["sma", "wma", "ema:0.2"] {
             let line = format!("merge {run} --last 2 --scheme {scheme} -o {scheme}");
             check(&scratch, &line, 0, &["written as orbax; everything else is as in"]);
-            check(&scratch, &format!("verify {scheme} --inputs"), 0, &["and so are its 2 sources"]);
+            check(&scratch, &format!("verify {scheme} --inputs"), 0, &["and so do its 2 sources"]);
             let expected = [10, 20].map(|step| format!("{run}/expected/step-{step}.safetensors"));
             let line = format!("merge -m {} -m {} --scheme {scheme} -o expected-{scheme}", expected[0], expected[1]);
             check(&scratch, &line, 0, &[]);
@@ -71,7 +71,7 @@ fn a_merge_keeps_the_state_of_the_training_of_its_newest_source() {
     }
     // The output is a source.
     check(&scratch, &format!("merge -m {run}/10 -m out -o again"), 0, &["written as orbax"]);
-    check(&scratch, "verify again --inputs", 0, &["and so are its 2 sources"]);
+    check(&scratch, "verify again --inputs", 0, &["and so do its 2 sources"]);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn moments_are_averaged_on_request_and_counters_are_those_of_the_newest_source()
         let run = fixture(name);
         let line = format!("merge {run} --last 2 --optimizer average -o out");
         check(&scratch, &line, 0, &["averaged; ", "(`--optimizer average`)"]);
-        check(&scratch, "verify out --inputs", 0, &["and so are its 2 sources"]);
+        check(&scratch, "verify out --inputs", 0, &["and so do its 2 sources"]);
         let [old, new] = steps.map(|step| all_tensors(&scratch, &format!("{run}/{step}"), step));
         let merged = all_tensors(&scratch, "out", "merged");
         let f32s = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|one| f32::from_le_bytes(*one)).collect::<Vec<_>>();
@@ -109,7 +109,7 @@ fn without_the_state_of_the_training_only_the_model_is_written_in_the_same_tree(
     let run = fixture("manager");
     let line = format!("merge {run} --last 2 --optimizer drop -o out");
     check(&scratch, &line, 0, &["written as orbax, without the state of the training"]);
-    check(&scratch, "verify out --inputs", 0, &["and so are its 2 sources"]);
+    check(&scratch, "verify out --inputs", 0, &["and so do its 2 sources"]);
     let tree: Value = serde_json::from_slice(&fs::read(scratch.join("out/default/_METADATA")).unwrap()).unwrap();
     let leaves: Vec<&String> = tree["tree_metadata"].as_object().unwrap().keys().collect();
     assert!(leaves.len() == 5 && leaves.iter().all(|leaf| leaf.starts_with("('params', '")), "{leaves:?}");

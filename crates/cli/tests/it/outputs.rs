@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
-use crate::support::{program, run};
+use crate::support::{program, root, run};
 
 const RUN: &str = "examples/runs/hybridstories";
 
@@ -367,7 +367,7 @@ fn verify_distinguishes_sources_from_the_output() {
     fs::remove_file(scene.path("run/step_14000.safetensors")).unwrap();
     let (code, text) = verify();
     assert_eq!(code, 1);
-    assert!(text.contains("is missing") && text.contains("out` is what its receipt says"), "{text}");
+    assert!(text.contains("is missing") && text.contains("out` matches its receipt"), "{text}");
     let shard = scene.path("run/step_16000.safetensors");
     let mut bytes = fs::read(&shard).unwrap();
     let last = bytes.len() - 1;
@@ -375,7 +375,7 @@ fn verify_distinguishes_sources_from_the_output() {
     fs::write(&shard, bytes).unwrap();
     let (code, text) = verify();
     assert_eq!(code, 1);
-    assert!(text.contains("has changed") && text.contains("2 of its 2 sources are not what was merged"), "{text}");
+    assert!(text.contains("has changed") && text.contains("2 of its 2 sources do not match"), "{text}");
     let document = run(&["verify", &out, "--inputs", "--json"]);
     let document: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
     assert_eq!((&document["output_equal"], &document["sources_equal"]), (&true.into(), &false.into()));
@@ -392,7 +392,7 @@ fn verify_distinguishes_sources_from_the_output() {
 /// Runs the program in a shell that redirects its standard output.
 fn redirected(command: &str, redirection: &str) -> Output {
     let line = format!("exec \"$0\" {command} {redirection}");
-    let mut shell = std::process::Command::new("sh");
+    let mut shell = Command::new("sh");
     shell.current_dir(crate::support::root()).arg("-c").arg(line).arg(env!("CARGO_BIN_EXE_thalweg"));
     shell.stdin(std::process::Stdio::piped()).output().unwrap()
 }
@@ -419,4 +419,20 @@ fn an_answer_that_cannot_be_written_is_an_error() {
             assert!(redirected(command, redirection).status.code() < Some(2), "{command} {redirection}");
         }
     }
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_named_and_does_not_end_the_program_by_a_signal() {
+    let scene = Scene::new();
+    let out = scene.path("out");
+    let mut command = Command::new("sh");
+    // 8 KiB at most, by any shell's unit.
+    let words = ["-c", r#"ulimit -f 8 && exec "$@""#, "sh", env!("CARGO_BIN_EXE_thalweg"), "merge"];
+    let fixture = root().join("fixtures/hf-sharded");
+    command.args(words).arg(&fixture).args(["--last", "2", "-o"]).arg(&out);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = stderr(&output);
+    assert!(said.contains("file too large") && said.contains("--out-shard-size"), "{said}");
+    assert!(!out.exists());
 }

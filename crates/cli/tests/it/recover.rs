@@ -160,7 +160,7 @@ fn recover_says_no_with_what_was_looked_at() {
     exit 1
     --- stdout
     step log `[OUT]/log.csv`: 200 losses, steps 100 to 20000
-    no spike: no loss is 6.5 standard deviations of the log's noise above its level
+    no spike: no loss is more than 6.5 standard deviations of the log's noise above its level
     --- stderr
     ");
 }
@@ -368,7 +368,7 @@ fn init_writes_a_start_point_with_its_policy() {
     --- stderr
     error: the window needs 30 finished checkpoints, but there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
-    hint: ask for at most 10 checkpoints
+    hint: choose at most 10 checkpoints
     ");
 }
 

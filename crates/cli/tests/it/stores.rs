@@ -293,7 +293,7 @@ fn faults_of_a_store_are_told_with_what_helps() {
     let missing = scene.run("inspect s3://bucket/team/nothing", 2);
     assert!(missing.contains("s3://bucket/team/nothing"), "{missing}");
     let bucket = scene.run("inspect s3://other/run", 2);
-    assert!(bucket.contains("NoSuchBucket") && bucket.contains("check the name of the bucket"), "{bucket}");
+    assert!(bucket.contains("NoSuchBucket") && bucket.contains("check the bucket"), "{bucket}");
     scene.server.fail_next("GET ", ServerFault::Status(400, "ExpiredToken", 0));
     let expired = scene.run("inspect s3://bucket/team/run", 2);
     assert!(expired.contains("get new credentials"), "{expired}");

@@ -234,10 +234,10 @@ fn what_cannot_be_translated_is_refused() {
         format!("convert final -o out --to-huggingface --hf-assets other-{key}")
     };
     for (key, value, words) in [
-        ("num_attention_heads", json!(8), "wk.weight` has shape [8, 16], and 2 heads of 2 rows have 4 rows"),
-        ("num_key_value_heads", json!(4), "wk.weight` has shape [8, 16], and 4 heads of 4 rows have 16 rows"),
-        ("head_dim", json!(8), "has shape [8, 16], and 2 heads of 8 rows have 16 rows"),
-        ("vocab_size", json!(40), "`vocab_size` is 40, and 41 by tensor `model.embed_tokens.weight`"),
+        ("num_attention_heads", json!(8), "wk.weight` has shape [8, 16], but 2 heads of 2 rows have 4 rows"),
+        ("num_key_value_heads", json!(4), "wk.weight` has shape [8, 16], but 4 heads of 4 rows have 16 rows"),
+        ("head_dim", json!(8), "has shape [8, 16], but 2 heads of 8 rows have 16 rows"),
+        ("vocab_size", json!(40), "`vocab_size` is 40, but 41 by tensor `model.embed_tokens.weight`"),
         ("num_hidden_layers", json!(2), "`model.layers.1.self_attn.q_proj.weight`, which the checkpoint lacks"),
         ("model_type", json!("mixtral"), "`model_type` is \"mixtral\", `\"llama\"` expected"),
         ("attention_bias", json!(true), "`attention_bias` is true"),

@@ -8,9 +8,9 @@ fn a_folder_of_merges_is_verified_whole_and_led_out_of() {
     scene.run("sweep run --counts 2,3 --interval-steps 1000 -o sweep").done(&[]);
     let merges: Vec<String> = ["n2", "n3"].map(|n| format!("sweep/step0004000-{n}-every1000-sma")).to_vec();
     let said = scene.run("verify sweep");
-    said.done(&[&format!("`{}` is what its receipt says", merges[0]), &format!("`{}` is what", merges[1])]);
+    said.done(&[&format!("`{}` matches its receipt", merges[0]), &format!("`{}` matches", merges[1])]);
     assert_eq!(said.stdout.lines().count(), 2, "{said:?}");
-    scene.run("verify sweep --inputs").done(&["and so are its 2 sources", "and so are its 3 sources"]);
+    scene.run("verify sweep --inputs").done(&["and so do its 2 sources", "and so do its 3 sources"]);
     for command in ["inspect sweep", "merge sweep --last 2 -o out", "plan sweep"] {
         let said = scene.run(command);
         said.refused(&["it holds 2 merges, such as `step0004000-n2-every1000-sma`", "name one of them"]);
@@ -23,12 +23,12 @@ fn a_folder_of_merges_is_verified_whole_and_led_out_of() {
     std::fs::write(&shard, bytes).unwrap();
     let said = scene.run("verify sweep");
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stdout.contains("is not what its receipt says"), "{said:?}");
+    assert!(said.stdout.contains("does not match its receipt"), "{said:?}");
     // One that cannot be read does not hide the others, and its error is the exit code.
     std::fs::write(scene.path(&merges[0]).join("thalweg.json"), "{}").unwrap();
     let said = scene.run("verify sweep");
     said.refused(&["thalweg.json"]);
-    assert!(said.stdout.contains("cannot be verified") && said.stdout.contains("is not what its"), "{said:?}");
+    assert!(said.stdout.contains("cannot be verified") && said.stdout.contains("does not match its"), "{said:?}");
 }
 
 #[test]
@@ -149,12 +149,12 @@ fn all_counts_are_read_by_one_grammar() {
 fn one_thing_is_in_the_singular() {
     let scene = Scene::new(&[1, 2]);
     scene.run("convert run/checkpoint-1 -o one").done(&[]);
-    scene.run("verify one --inputs").done(&[": 5 files, and so is its source"]);
+    scene.run("verify one --inputs").done(&[": 5 files, and so does its source"]);
     scene.run("merge run --last 2 -o two").done(&[]);
     std::fs::rename(scene.path("run/checkpoint-2"), scene.path("away")).unwrap();
     let said = scene.run("verify two --inputs");
-    assert!(said.stdout.contains("1 of its 2 sources is not what was merged"), "{said:?}");
-    scene.run("plan run --last 2").refused(&["but there is 1", "ask for at most 1 checkpoint\n"]);
+    assert!(said.stdout.contains("1 of its 2 sources does not match"), "{said:?}");
+    scene.run("plan run --last 2").refused(&["but there is 1", "choose at most 1 checkpoint\n"]);
     scene
         .run("plan run --last 1 --scheme custom --coefficients 0.5,0.5")
         .refused(&["2 coefficients are given for 1 checkpoint\n"]);

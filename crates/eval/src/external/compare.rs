@@ -52,7 +52,7 @@ impl std::fmt::Display for Verdict {
 pub struct ExternalComparison {
     /// As in [`ExternalScore::task`].
     pub task: String,
-    /// What it rests on.
+    /// What it is based on.
     pub pairing: Pairing,
     /// Of b over a; positive is better, whatever the direction of the score.
     pub gain: f64,

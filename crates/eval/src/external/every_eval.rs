@@ -25,7 +25,7 @@ pub(super) fn scores(document: &Value) -> Vec<Row> {
     labels(document).into_iter().zip(results).map(row).collect()
 }
 
-/// How each result is called: the evaluation, with its metric where that is one word; a number where both come again.
+/// How each result is called: the evaluation, with its metric where that is one word; a number where both recur.
 fn labels(document: &Value) -> Vec<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let label = |result: &Value| {

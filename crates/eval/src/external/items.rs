@@ -11,7 +11,7 @@ pub struct TaskItems {
     pub is_exponential: bool,
     /// Numerator and denominator by the name of the item; the denominator is 1 for a plain mean.
     pub values: BTreeMap<String, [f64; 2]>,
-    /// How often a name came again.
+    /// How often a name recurred.
     repeats: BTreeMap<String, usize>,
 }
 

@@ -20,7 +20,7 @@ pub struct ExternalResults {
     pub items: BTreeMap<String, TaskItems>,
     /// The data set of each task that names one.
     pub datasets: Vec<TaskDataset>,
-    /// What there is to say about the items.
+    /// Notes about the items.
     pub notes: Vec<String>,
 }
 

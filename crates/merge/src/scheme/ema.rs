@@ -3,7 +3,7 @@
 //! Li et al. 2025 (arXiv 2505.12082), eq. 4. The recursion starts from the first model, so unrolled the oldest
 //! coefficient is (1-a)^(n-1) and the sum is 1. Section 4.2 of the paper writes a(1-a)^(n-i) for every model, whose
 //! sum is below 1 (n = 3, a = 0.5: 0.875): a model merged this way shrinks. The order of the published scores agrees
-//! with the recursion and not with the shorthand. The shorthand divided by its sum is the scheme `ema-normalised`,
+//! with the recursion, not with the shorthand. The shorthand divided by its sum is the scheme `ema-normalised`,
 //! a different object: at a = 0.2 and n = 10 the oldest checkpoint gets 3 % there and 13 % here.
 //!
 //! Use it as the paper does, with a = 0.1 or 0.2. Early, it lies between the others (see `wma`); late, close to them.

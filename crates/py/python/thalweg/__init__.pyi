@@ -153,7 +153,7 @@ class TensorInfo:
 
 @final
 class Checkpoint:
-    """An open checkpoint: its headers were read, its tensors are read when they are asked for."""
+    """An open checkpoint: its headers have been read, its tensors are read on request."""
 
     @property
     def path(self) -> Path:
@@ -219,7 +219,7 @@ class Plan:
 
     @property
     def scheme(self) -> str | None:
-        """The scheme, as it was asked for."""
+        """The scheme, as requested."""
 
     @property
     def out(self) -> Path | None:
@@ -227,7 +227,7 @@ class Plan:
 
     @property
     def side_files_from(self) -> Path | None:
-        """The checkpoint or folder whose config and tokenizer travel to the output."""
+        """The checkpoint or folder whose config and tokenizer are copied to the output."""
 
     @property
     def digest(self) -> str | None:
@@ -239,7 +239,7 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What there was to say while the plan was made."""
+        """Notes from making the plan."""
 
 @final
 class Receipt:
@@ -255,7 +255,7 @@ class Receipt:
 
     @property
     def scheme(self) -> str:
-        """The scheme, as it was asked for."""
+        """The scheme, as requested."""
 
     @property
     def digest(self) -> str | None:
@@ -283,7 +283,7 @@ class Receipt:
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """Largest resident memory of the process, where the system tells."""
+        """Largest resident memory of the process, if the system reports it."""
 
     def to_json(self) -> str:
         """The receipt as JSON."""
@@ -328,7 +328,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What there was to say about the run."""
+        """Notes about the run."""
 
     def select(
         self,
@@ -407,7 +407,7 @@ class Fetched:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all different files."""
+        """Bytes of all distinct files."""
 
     @property
     def missing_bytes(self) -> int:
@@ -449,7 +449,7 @@ class TensorDiff:
 
     @property
     def cosine(self) -> float | None:
-        """Cosine of the two as vectors; `None` when one has no length."""
+        """Cosine of the two as vectors; `None` when one is zero."""
 
     @property
     def max_abs(self) -> float:
@@ -484,15 +484,15 @@ class Verification:
 
     @property
     def equal(self) -> bool:
-        """Whether the output, and the sources if they were asked for, are as the receipt says."""
+        """Whether the output, and the sources if requested, match the receipt."""
 
     @property
     def output_equal(self) -> bool:
-        """Whether the output is as the receipt says."""
+        """Whether the output matches the receipt."""
 
     @property
     def sources_equal(self) -> bool | None:
-        """Whether the sources are those that were merged; `None` if they were not asked for."""
+        """Whether the sources are those that were merged; `None` if not requested."""
 
     @property
     def compared_bytes(self) -> bool:
@@ -523,7 +523,7 @@ class Geometry:
 
     @property
     def distances(self) -> list[list[float]]:
-        """Distance of each checkpoint to each, n x n."""
+        """Distances between all pairs of checkpoints, n x n."""
 
     @property
     def displacements(self) -> list[float]:
@@ -531,7 +531,7 @@ class Geometry:
 
     @property
     def displacement_cosines(self) -> list[float | None]:
-        """Cosine of each displacement with the next, n - 2 values; `None` where one has no length."""
+        """Cosine of each displacement with the next, n - 2 values; `None` where one is zero."""
 
     @property
     def plane(self) -> list[tuple[float, float]]:
@@ -539,7 +539,7 @@ class Geometry:
 
     @property
     def component_shares(self) -> list[float]:
-        """Share of the variance about the mean that each leading principal component takes."""
+        """Share of the variance about the mean that each leading principal component explains."""
 
     @property
     def random_walk_shares(self) -> list[float]:
@@ -571,7 +571,7 @@ class TrajectoryGeometry:
 
     @property
     def answer(self) -> str:
-        """What it says, in sentences with their numbers."""
+        """The conclusions, in sentences."""
 
     @property
     def fault(self) -> str | None:
@@ -641,7 +641,7 @@ class Recovery:
 
     @property
     def notes(self) -> list[str]:
-        """What there is to know."""
+        """Notes about the recovery."""
 
     @property
     def receipt(self) -> Receipt | None:
@@ -706,7 +706,7 @@ class Sweep:
 
     @property
     def notes(self) -> list[str]:
-        """What there was to say about the run and its windows."""
+        """Notes about the run and its windows."""
 
     def keys(self) -> list[str]:
         """The names of the merged tensors, sorted."""
@@ -775,7 +775,7 @@ class Results:
 
     @property
     def notes(self) -> list[str]:
-        """What there was to say about the items."""
+        """Notes about the items."""
 
     @property
     def items(self) -> dict[str, int]:
@@ -808,7 +808,7 @@ class Comparison:
 
     @property
     def smallest_difference(self) -> float | None:
-        """The smallest true difference that such a comparison finds with a chance of 80 %."""
+        """The smallest true difference that such a comparison finds 80 % of the time."""
 
     @property
     def n(self) -> int | None:
@@ -868,7 +868,7 @@ class ForecastScore:
 
     @property
     def rests_on(self) -> str:
-        """What the forecast rests on."""
+        """What the forecast is based on."""
 
 @final
 class ProposedWindow:
@@ -888,7 +888,7 @@ class ProposedWindow:
 
     @property
     def rests_on(self) -> str:
-        """What it rests on."""
+        """What it is based on."""
 
 @final
 class Forecast:
@@ -928,7 +928,7 @@ class Merge:
 
     @property
     def notes(self) -> list[str]:
-        """What there was to say about the sources."""
+        """Notes about the sources."""
 
     def keys(self) -> list[str]:
         """The names of the merged tensors, sorted."""
@@ -1247,7 +1247,7 @@ def diff(
 def verify(
     path: _Path, *, inputs: bool = False, threads: int | None = None, progress: _Progress | None = None
 ) -> Verification:
-    """Reads an output again and compares it with its receipt; with `inputs`, also the sources."""
+    """Rereads an output and compares it with its receipt; with `inputs`, also the sources."""
 
 def sweep(
     run: _Path | Run,

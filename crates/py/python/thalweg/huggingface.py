@@ -58,7 +58,7 @@ class AverageCallback(TrainerCallback):
         places = [Path(given)] if isinstance(given, str) and Path(given).is_dir() else []
         found = next((path for place in [*places, folder] if (path := self._state_path(place, args)).exists()), None)
         if found is None:
-            _LOG.warning("`%s` has no state of an average: the window begins anew", folder)
+            _LOG.warning("`%s` has no state of an average: the window starts over", folder)
         else:
             self._hook.resume(torch.load(found, weights_only=True))
 

@@ -70,7 +70,7 @@ impl Fault {
             return fault(RemoteFault::NoCredentials);
         }
         if text.contains("non-partial response") {
-            return Self::new(RemoteFault::Unsupported, "it does not answer requests for a part of a file");
+            return Self::new(RemoteFault::Unsupported, "it does not support range requests");
         }
         match error {
             StoreError::NotFound { .. } => Self { kind: FaultKind::NotFound, what: String::new() },

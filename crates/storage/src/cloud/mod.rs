@@ -1,4 +1,5 @@
-//! Object stores behind the `Storage` trait: S3 and its like, Google Cloud Storage, Azure, and files over HTTPS.
+//! Object stores behind the `Storage` trait: S3 and compatible services, Google Cloud Storage, Azure, and files over
+//! HTTPS.
 //!
 //! Everything async is in here, on a runtime that starts with the first address. What a storage cannot do here, such as
 //! a rename, is said by `commit_style`; what may be replaced is not decided here.

@@ -500,7 +500,7 @@ impl RoutedStorage {
         match self.place(path)? {
             Place::Local => Err(Error::NoPlace {
                 path: path.to_owned(),
-                what: "it is not the address of a store, and only stores have leftover uploads".to_owned(),
+                what: "it is not the address of a store, and only stores have unfinished uploads".to_owned(),
             }),
             Place::Remote(remote, key) => super::upload::find_leftovers(&remote, &key),
         }

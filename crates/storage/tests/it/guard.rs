@@ -247,11 +247,13 @@ fn a_removed_folder_goes_whole_and_foreign_files_stop_it() {
 fn outputs_that_a_shell_or_a_slip_spelled_are_refused() {
     let storage = LocalStorage::new();
     for (path, what) in [
-        ("~/out", "the shell did not replace `~`"),
-        ("~", "the shell did not replace"),
+        ("~/out", "the shell did not expand `~`"),
+        ("~", "the shell did not expand"),
         ("~user/out", "`~user`"),
         ("s3:/bucket/out", "`s3://`"),
         ("gs:bucket", "`gs://`"),
+        ("azure:/container/out", "`azure://`"),
+        ("s3a:bucket", "`s3a://`"),
         ("HTTPS:/host", "`HTTPS://`"),
         ("me@host:/data/out", "`me@host` is another machine"),
     ] {

@@ -1,7 +1,7 @@
-//! A step along the line of merged checkpoints: scores against its length, with the parabola and its least point, and
+//! A step along the line of merged checkpoints: scores against its length, with the parabola and its minimum, and
 //! the components beside those of a random walk.
 
-use super::{Attachment, Picture, optional, real, refusal, shown};
+use super::{Attachment, Picture, optional, real, refusal, score_words, shown};
 use crate::document::Field;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, Series};
 
@@ -14,12 +14,13 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
     let cosine = optional(line.at("mean_cosine"), Field::correlation)?;
     let of_walk_cosine = optional(line.at("random_walk_cosine"), Field::correlation)?;
     let lead = format!(
-        "{} means of {} checkpoints: {}. The first component takes {} of the variance; of a random walk, {}.{}",
+        "{} means of {} checkpoints; verdict: {}. The first component explains {} of the variance; in a random walk, \
+         {}.{}",
         document.at("n_points").count()?,
         document.at("window").count()?,
         line.at("verdict").text()?,
-        real(shares.first().copied()),
-        real(of_walk.first().copied()),
+        percent(shares.first()),
+        percent(of_walk.first()),
         refusal(document)?
     );
     let steps = shown(&document.at("candidates"))?.iter().map(step).collect::<Result<Vec<_>, _>>()?;
@@ -32,8 +33,8 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
         let means = if means.is_empty() { String::new() } else { format!(" Plain means score {}.", means.join(", ")) };
         let caption = format!(
             "Steps in lags of averaging; 0 is the plain mean that they start from. Bars are standard errors of the \
-             gain over it, item by item. The parabola goes through the first three steps; the triangle is its least \
-             point, within 0 and 2.{means}"
+             gain over it, item by item. The parabola goes through the first three steps; the triangle marks its \
+             minimum between 0 and 2.{means}"
         );
         figures.push((Picture::Chart(chart), caption));
     }
@@ -47,16 +48,25 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
     figures.push((Picture::Shares { shares, of_walk }, caption));
     let of_steps = steps
         .iter()
-        .map(|one| vec![format!("step of {:.2} lags", one.alpha), real(one.value), real(one.gain), real(one.error)]);
+        .map(|one| vec![format!("step of {:.2} lags", one.alpha), real(one.value), signed(one.gain), real(one.error)]);
     let of_means =
         averages.iter().map(|(n, value)| vec![format!("mean of {n}"), real(*value), "-".to_owned(), "-".to_owned()]);
     Ok(Attachment {
         title: "Step along the line of merged checkpoints",
         lead,
-        columns: vec!["model", "score", "gain over the mean of the same length", "its error"],
+        columns: vec!["model", "score", "gain over the mean of the same length", "standard error"],
         rows: of_steps.chain(of_means).collect(),
         figures,
     })
+}
+
+fn percent(share: Option<&f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share))
+}
+
+/// A gain with its sign.
+fn signed(gain: Option<f64>) -> String {
+    gain.map_or_else(|| "-".to_owned(), |gain| format!("{gain:+.4}"))
 }
 
 fn shares_of(line: &Field<'_>, key: &str) -> Result<Vec<f64>, String> {
@@ -96,12 +106,13 @@ fn chart_of(
     let Some(decides) = document.at("decides").known() else { return Ok(None) };
     let is_more_better = decides.at("higher_is_better").flag()?;
     let better = if is_more_better { "more" } else { "less" };
-    let y_title = format!("{} on {}, {better} is better", decides.at("score").text()?, decides.at("suite").text()?);
+    let (score, suite) = (decides.at("score").text()?, decides.at("suite").text()?);
+    let y_title = format!("{} (suite {suite}), {better} is better", score_words(score));
     let points = steps.iter().filter_map(|one| {
         let value = one.value?;
         let is_chosen = chosen.is_some_and(|alpha| (alpha - one.alpha).abs() < 1e-9);
         let chosen = if is_chosen { "\nthe best step" } else { "" };
-        let title = format!("step of {:.2} lags\n{value:.4}, gain {}{chosen}", one.alpha, real(one.gain));
+        let title = format!("step of {:.2} lags\n{value:.4}, gain {}{chosen}", one.alpha, signed(one.gain));
         Some(ChartPoint::new(one.alpha, value, title).with_error(one.error.filter(|_| one.alpha > 0.0)))
     });
     let mut series = vec![Series::new("steps that were scored", "merged", points.collect()).with_marks(Mark::Diamond)];
@@ -125,7 +136,7 @@ fn chart_of(
     }))
 }
 
-/// The parabola from no step, which scores `start`, to the last one, and its least point; nothing where the document
+/// The parabola from no step, which scores `start`, to the last one, and its minimum; nothing where the document
 /// has no slope. `sign` turns its costs into scores.
 fn parabola_of(parabola: &Field<'_>, [start, last, sign]: [f64; 3]) -> Result<Vec<Series>, String> {
     let curvature = parabola.at("curvature").real()?;
@@ -139,7 +150,7 @@ fn parabola_of(parabola: &Field<'_>, [start, last, sign]: [f64; 3]) -> Result<Ve
     };
     let line = Series::new("parabola", "training", (0..=N_CORNERS).map(corner).collect()).with_line();
     let at = vertex.map_or_else(|| "it has none".to_owned(), |vertex| format!("at {vertex:.2} lags"));
-    let title = format!("least point of the parabola: {at}\nstep {chosen:.2} lags, {:.4} expected", value(chosen));
+    let title = format!("minimum of the parabola: {at}\nstep {chosen:.2} lags, {:.4} expected", value(chosen));
     let least = ChartPoint::new(chosen, value(chosen), title);
     let is_within = vertex.is_some_and(|vertex| (vertex - chosen).abs() < 1e-9) && chosen <= last;
     let least = Series::new("vertex", "forecast", if is_within { vec![least] } else { Vec::new() });

@@ -44,8 +44,8 @@ pub(super) fn read_curve(document: &Field<'_>) -> Result<Attachment, String> {
         ""
     };
     let caption = format!(
-        "Bars are standard errors. A merge is drawn at the step that it ends at. Perplexity falls where it is better, \
-         the other measures rise.{replay}"
+        "Bars are standard errors. A merge is drawn at the step that it ends at. For perplexity lower is better, \
+         for the other measures higher.{replay}"
     );
     let of = n_kept.map_or_else(String::new, |n| format!(" of {}", thalweg_tensor::counted(n, "entity")));
     let has_arms = models.iter().any(|model| model.arm.is_some());
@@ -149,7 +149,6 @@ fn chart_of(models: &[Model], i: usize, measure: RecallMeasure) -> Option<Chart>
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
 fn point_of(model: &Model, (i, measure): (usize, RecallMeasure), has_tokens: bool) -> Option<ChartPoint> {
     let (value, error) = model.values[i]?;
     let tokens = model.tokens.map_or_else(String::new, |tokens| format!(", {} tokens", show_whole(tokens)));

@@ -12,7 +12,7 @@ use crate::text::show_whole;
 pub(super) fn caution(spec: &DemoSpec) -> Option<String> {
     (spec.size != DemoSize::Full).then(|| {
         "This is the quick demo: a model so small, trained so briefly, that it shows how merging works, \
-         not what it is worth. Run it without --quick for a run of a million parameters."
+         not what it is worth. Run it without `--quick` to train a million parameters."
             .to_owned()
     })
 }

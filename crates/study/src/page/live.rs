@@ -5,7 +5,7 @@
 use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use super::study::{STUDY_SCRIPT, STUDY_STYLE, write_columns, write_content};
+use super::study::{STUDY_SCRIPT, STUDY_STYLE, keep_intervals, write_columns, write_content};
 use super::{Delivery, SCRIPT, STYLE, begin_page, end_page};
 use crate::compare_runs::RunComparison;
 use crate::markup::Markup;
@@ -92,7 +92,7 @@ pub fn render_links(name: &str, links: &[StudyLink], comparisons: &[RunCompariso
         content.element("li").open();
         content.element("a").attr("href", format!("{}/", percent_encode(&link.name))).filled(&link.name);
         content.element("b").filled(&link.title);
-        content.element("span").filled(&link.answer);
+        content.element("span").prose(&keep_intervals(&link.answer));
         content.close();
     }
     content.close();
@@ -107,7 +107,7 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
     }
     page.element("h2").filled("If all were annealed at equal tokens");
     let note = "Forecasts of the same anneal, ending at the same point of each run. The gain is over the best run; \
-                what the forecasts may be off by is treated as independent. Where both runs were scored on the same items, \
+                the errors of the forecasts are treated as independent. Where both runs were scored on the same items, \
                 the noise of the items is added, paired item by item.";
     page.element("p").attr("class", "note").filled(note);
     for one in comparisons {
@@ -126,7 +126,7 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
             let verdict = format!("{}{}", run.verdict, items.unwrap_or_default());
             for (label, text) in [
                 ("if annealed", format!("{:.4}", run.value)),
-                ("95 %", format!("{low:.4} to {high:.4}")),
+                ("95 %", format!("{low:.4}\u{a0}to\u{a0}{high:.4}")),
                 ("gain", gain),
                 ("verdict", verdict),
             ] {

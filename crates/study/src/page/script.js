@@ -32,5 +32,17 @@
       navigator.clipboard.writeText(pre.textContent).then(function () { button.textContent = "Copied"; });
     });
     command.appendChild(button);
+  });
+  // Commands are broken between words, not at the hyphens of their options and paths.
+  document.querySelectorAll("pre").forEach(function (pre) {
+    var parts = pre.textContent.split(/(\s+)/);
+    pre.textContent = "";
+    parts.forEach(function (part) {
+      var isShort = part.indexOf("-") >= 0 ? 36 > part.length : false;
+      var word = isShort ? document.createElement("span") : document.createTextNode(part);
+      word.textContent = part;
+      if (isShort) { word.className = "word"; }
+      pre.appendChild(word);
+    });
   }); });
 })();

@@ -59,7 +59,7 @@ fn the_answer_says_what_was_chosen_forecast_proposed_and_where_to_resume() {
     The run did not recover from the spike at step 1250 (loss and gradient norm).
     The start point is the average of steps 1160, 1200, 1240.
     Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48).
-    The first principal component explains 61 % of the movement, and that of a random walk of the same length 61 %: the shape of the path says nothing about this run.
+    The first principal component explains 61 % of the movement; in a random walk of the same length it explains 61 %: the shape of the path says nothing about this run.
     The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.
     The window was chosen on a different suite from the one reported here.
     ");
@@ -75,9 +75,9 @@ fn the_answer_holds_no_more_than_the_record() {
     for trial in &mut record.trials {
         trial.scores.truncate(1);
     }
-    insta::assert_snapshot!(answer_text(&record), @"Merging helps. Best of 24 by suite `choose`: wma of 8, every 40 steps, to step 2000. There it scores 1.9902 (nats per token on `text`, less is better), a gain of +0.0333 over the newest raw checkpoint (95 % interval +0.0273 to +0.0393; n = 240). A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). It is ahead of the merge by +0.026 (95 % interval +0.016 to +0.036): the merge achieves 56 % of the anneal's gain, with no further training. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement, and that of a random walk of the same length 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one. The window is reported on the same suite that chose it, which makes the best of many look better than it is.");
+    insta::assert_snapshot!(answer_text(&record), @"Merging helps. Best of 24 by suite `choose`: wma of 8, every 40 steps, to step 2000. There it scores 1.9902 (nats per token on `text`, less is better), a gain of +0.0333 over the newest raw checkpoint (95 % interval +0.0273 to +0.0393; n = 240). A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). It is ahead of the merge by +0.026 (95 % interval +0.016 to +0.036): the merge achieves 56 % of the anneal's gain, with no further training. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement; in a random walk of the same length it explains 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one. The window is reported on the same suite that chose it, which makes the best of many look better than it is.");
     record.choice = None;
-    insta::assert_snapshot!(answer_text(&record), @"The run has no consistent direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement, and that of a random walk of the same length 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
+    insta::assert_snapshot!(answer_text(&record), @"The run has no consistent direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement; in a random walk of the same length it explains 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
     let mut record = whole();
     for gain in record.trials.iter_mut().flat_map(|trial| &mut trial.scores).filter_map(|score| score.gain.as_mut()) {
         gain.interval_95 = Some([-0.01, 0.02]);
@@ -103,7 +103,7 @@ fn the_answer_compares_the_merge_with_the_anneal() {
         let text = answer_text(record);
         text[text.find("A real anneal").unwrap()..].split(" The window was").next().unwrap().to_owned()
     };
-    insta::assert_snapshot!(sentence(&record), @"A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). It is ahead of the merge by +0.026 (95 % interval +0.016 to +0.036): the merge achieves 56 % of the anneal's gain, with no further training. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement, and that of a random walk of the same length 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
+    insta::assert_snapshot!(sentence(&record), @"A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). It is ahead of the merge by +0.026 (95 % interval +0.016 to +0.036): the merge achieves 56 % of the anneal's gain, with no further training. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement; in a random walk of the same length it explains 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
     let last = record.annealed.len() - 1;
     let lead = |record: &mut StudyRecord, value: f64| {
         for score in &mut record.annealed[last].scores {
@@ -111,9 +111,9 @@ fn the_answer_compares_the_merge_with_the_anneal() {
         }
     };
     lead(&mut record, -0.03);
-    insta::assert_snapshot!(sentence(&record), @"A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). The merge is ahead of it by +0.030 (95 % interval +0.020 to +0.040). Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement, and that of a random walk of the same length 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
+    insta::assert_snapshot!(sentence(&record), @"A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). The merge is ahead of it by +0.030 (95 % interval +0.020 to +0.040). Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement; in a random walk of the same length it explains 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
     lead(&mut record, 0.001);
-    insta::assert_snapshot!(sentence(&record), @"A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). Its lead over the merge, +0.001 (95 % interval -0.009 to +0.011), is within noise. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement, and that of a random walk of the same length 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
+    insta::assert_snapshot!(sentence(&record), @"A real anneal (linear, 200 steps from step 2000) gains +0.0600 over the same checkpoint (95 % interval +0.0540 to +0.0660). Its lead over the merge, +0.001 (95 % interval -0.009 to +0.011), is within noise. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48). The first principal component explains 61 % of the movement; in a random walk of the same length it explains 61 %: the shape of the path says nothing about this run. The plain mean of all 50 checkpoints is 15.0 % of the norm away from the newest one.");
     record.annealed.clear();
     assert!(!answer_text(&record).contains("anneal"));
 }
@@ -160,9 +160,9 @@ fn spikes_that_healed_are_no_news() {
     assert_eq!(answer_text(&healed), answer_text(&quiet));
     assert_eq!(titles(&render_study(&healed)), titles(&render_study(&quiet)));
     let page = render_study(&healed);
-    assert!(page.contains("2 spikes of the training loss that healed without help"));
+    assert!(page.contains("2 spikes from which the training loss recovered by itself"));
     healed.spikes.truncate(1);
-    assert!(render_study(&healed).contains("1 spike of the training loss that healed without help"));
+    assert!(render_study(&healed).contains("1 spike from which the training loss recovered by itself"));
     // Without a checkpoint before the spike there is nothing to resume from, but the page must name the spike.
     healed.spikes[0].end = None;
     assert!(answer_text(&healed).contains("The run did not recover from the spike at step 430 (gradient norm)."));

@@ -102,7 +102,7 @@ fn the_head_of_the_page_has_now_merged_annealed_and_the_calibration_so_far() {
     for words in [
         "<span>now</span><b>2.0500</b>",
         "<span>merged</span><b>2.0100</b><span>wma of 4, to step 400</span><span>gain +0.040, better</span>",
-        "<span>if annealed now</span><b>1.9500</b><span>80 %: 1.940 to 1.960</span><span>95 %: 1.930 to 1.970</span>",
+        "<span>if annealed now</span><b>1.9500</b><span>80 %: 1.940\u{a0}to\u{a0}1.960</span><span>95 %: 1.930\u{a0}to\u{a0}1.970</span>",
         "<span>saved by not annealing</span><b>200k</b><span>tokens</span>",
         "Calibration so far: 1 of 3 real anneals within the 80 % interval of the forecast, 2 within the 95 % interval.",
     ] {

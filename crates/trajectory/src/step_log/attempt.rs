@@ -20,7 +20,7 @@ impl LogEntry {
     }
 }
 
-/// Least returns to the beginning that show that steps count within an epoch: a run that crashed may begin anew.
+/// Least returns to the beginning that show that steps count within an epoch: a run that crashed may start over.
 const LEAST_ROUNDS: usize = 2;
 
 /// The times that a log went back to its beginning. Where steps count within an epoch, all epochs but the last end

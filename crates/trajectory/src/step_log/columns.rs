@@ -100,7 +100,7 @@ impl ColumnMatch {
 
 /// The rank of a name that the user gave, or of a step that the format itself has.
 pub(super) const GIVEN_RANK: u8 = 0;
-/// The rank of `lr-AdamW` and its like, which are named after the optimizer.
+/// The rank of `lr-AdamW` and similar columns, which are named after the optimizer.
 const PATTERN_RANK: u8 = 200;
 /// The rank of a name that only ends in `loss`.
 pub(super) const ENDING_RANK: u8 = 250;

@@ -197,7 +197,7 @@ impl Columns {
         if n_fields == self.names.len() {
             return Ok(());
         }
-        Err(RowError::Fields(format!("it has {n_fields} fields, the header has {}", self.names.len())))
+        Err(RowError::Fields(format!("it has {n_fields} fields, but the header has {}", self.names.len())))
     }
 
     fn read_field(

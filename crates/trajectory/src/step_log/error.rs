@@ -69,7 +69,7 @@ pub enum LogError {
         values: [Step; 2],
     },
     /// Losses that are only on the progress bars of epochs.
-    #[error("its losses are on progress bars that count the batches of an epoch, and those are not steps of the run")]
+    #[error("its losses are on progress bars that count the batches of an epoch, which are not steps of the run")]
     EpochBars,
     /// A folder without a file that is known to be a log.
     #[error(

@@ -142,7 +142,7 @@ fn links_that_lead_nowhere_are_named() {
         let run = TestRun::new(["checkpoint-100", "checkpoint-200"]);
         std::os::unix::fs::symlink("gone", run.path().join(name)).unwrap();
         let notes: Vec<String> = run.trajectory().notes().iter().map(ToString::to_string).collect();
-        assert_eq!(notes, [format!("links that lead nowhere are ignored: `{name}`")]);
+        assert_eq!(notes, [format!("broken links are ignored: `{name}`")]);
     }
     let other = TestRun::new(["checkpoint-100"]);
     std::os::unix::fs::symlink("gone", other.path().join("latest")).unwrap();

@@ -95,7 +95,7 @@ fn counts_skip_what_is_off_the_grid_and_refuse_holes() {
 fn an_unfinished_checkpoint_on_the_grid_is_said() {
     let run = TestRun::with_steps([1000, 3000]).write("step-2000/model-00001-of-00002.safetensors", "");
     let error = refuse(&run, count(3, in_steps(1000), NEWEST));
-    assert!(error.to_string().contains("not usable (unfinished: there are 1 shards and no"), "{error}");
+    assert!(error.to_string().contains("not usable (unfinished: 1 shard is there, but no"), "{error}");
 }
 
 #[test]

@@ -73,14 +73,14 @@ pub(crate) fn read_header(file: &dyn ReadAt) -> Result<GgufHeader, HeaderFault> 
     match reader.u32()? {
         2 | 3 => {}
         1 => {
-            return Err("its version is 1, and only 2 and 3 are supported: convert it with a newer llama.cpp"
+            return Err("its version is 1, but only 2 and 3 are supported: convert it with a newer llama.cpp"
                 .to_owned()
                 .into());
         }
         version if version.swap_bytes() < 0x100 => {
-            return Err("it is big-endian, and only little-endian files are supported".to_owned().into());
+            return Err("it is big-endian, but only little-endian files are supported".to_owned().into());
         }
-        version => return Err(format!("its version is {version}, and only 2 and 3 are supported").into()),
+        version => return Err(format!("its version is {version}, but only 2 and 3 are supported").into()),
     }
     let (n_tensors, n_values) = (reader.u64()?, reader.u64()?);
     let mut header = GgufHeader::default();
@@ -143,7 +143,9 @@ fn check_places(tensors: &[TensorInfo], len_bytes: u64) -> Result<(), HeaderFaul
         let end =
             end.ok_or_else(|| format!("tensor `{name}`: the size of its shape {} overflows 64 bits", tensor.shape))?;
         if end > len_bytes {
-            return Err(HeaderFault::CutOff(format!("the file ends at byte {len_bytes}, tensor `{name}` needs {end}")));
+            return Err(HeaderFault::CutOff(format!(
+                "the file ends at byte {len_bytes}, but tensor `{name}` needs {end}"
+            )));
         }
         if end > tensor.offset {
             places.push((tensor.offset, end, &tensor.name));

@@ -34,7 +34,7 @@ pub(crate) fn find_header(start: &[u8]) -> Result<HeaderPlace, String> {
         [1, 0, ..] => (number(2)?, 10),
         [2 | 3, 0, ..] => (number(4)?, 12),
         [major, minor, ..] => {
-            return Err(format!("its header has version {major}.{minor}, and only 1.0, 2.0 and 3.0 are supported"));
+            return Err(format!("its header has version {major}.{minor}, but only 1.0, 2.0 and 3.0 are supported"));
         }
         _ => return Err("its header is cut short".to_owned()),
     };
@@ -130,7 +130,7 @@ fn dtype_of(descr: &str) -> Result<Dtype, String> {
     };
     match order {
         '>' if dtype.bytes() != Some(1) => {
-            Err(format!("its bytes are big-endian (`{shown}`), and only little-endian is supported"))
+            Err(format!("its bytes are big-endian (`{shown}`), but only little-endian is supported"))
         }
         '=' => Err(format!("its element type `{shown}` does not state a byte order")),
         _ => Ok(dtype),

@@ -223,7 +223,7 @@ impl Arrays<'_> {
             }
             STORED => return Err("it is stored uncompressed, but its two lengths differ".to_owned().into()),
             method => {
-                return Err(format!("it is compressed by zip method {method}, and only deflate is supported").into());
+                return Err(format!("it is compressed by zip method {method}, but only deflate is supported").into());
             }
         };
         let file: &dyn ReadAt = if is_packed { &self.unpacked } else { self.file };

@@ -207,7 +207,7 @@ fn list_arrays<'a>(
     }
     let has = |name: &str| [".zarray", "zarr.json"].iter().any(|end| values.contains_key(&format!("{name}/{end}")));
     if let Some(missing) = tree.arrays.iter().find(|name| !has(name)) {
-        let reason = format!("its tree has array `{}`, but none of that array is stored", display_name(missing));
+        let reason = format!("its tree has array `{}`, but nothing of it is stored", display_name(missing));
         return Err(refuse(&item.path, reason));
     }
     if arrays.is_empty() {
@@ -382,7 +382,7 @@ impl<'a> Files<'a> {
     fn open_first(&mut self) -> Result<u32, ChunkFault> {
         match self.first.clone() {
             Some(name) => self.open(&name),
-            None => Err("none of it is stored".to_owned().into()),
+            None => Err("nothing of it is stored".to_owned().into()),
         }
     }
 
@@ -459,7 +459,7 @@ fn place_chunks(
 }
 
 fn check_fill(spec: &ArraySpec) -> Result<(), String> {
-    spec.fill.clone().map_err(|fill| format!("chunks that are not stored stand for {fill}, and only zero is supported"))
+    spec.fill.clone().map_err(|fill| format!("chunks that are not stored stand for {fill}, but only zero is supported"))
 }
 
 /// Every index of a grid, in row-major order.

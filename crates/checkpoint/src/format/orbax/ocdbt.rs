@@ -144,14 +144,14 @@ fn parse_manifest(bytes: &[u8]) -> Result<Option<NodePlace>, String> {
     body.take(16)?;
     match body.varint()? {
         0 => {}
-        kind => return Err(format!("its manifest is of kind {kind}, and only single manifests (0) are supported")),
+        kind => return Err(format!("its manifest is of kind {kind}, but only single manifests (0) are supported")),
     }
     let (_max_inline, _max_node) = (body.varint()?, body.varint()?);
     body.take(1)?;
     match body.varint()? {
         0 => {}
         1 => drop(body.take(4)?),
-        method => return Err(format!("its nodes are compressed by method {method}, and only zstd (1) is supported")),
+        method => return Err(format!("its nodes are compressed by method {method}, but only zstd (1) is supported")),
     }
     let files = body.data_files("", bytes.len())?;
     let n = body.count()?;
@@ -186,7 +186,7 @@ fn parse_node(bytes: &[u8], place: &NodePlace) -> Result<Node, String> {
     let mut body = Bytes { rest: &body };
     let height = body.take(1)?[0];
     if height != place.height {
-        return Err(format!("its height is {height}, and {} is expected", place.height));
+        return Err(format!("its height is {height}, but {} is expected", place.height));
     }
     let files = body.data_files(&place.file.base, bytes.len())?;
     let n = body.count()?;
@@ -212,7 +212,7 @@ fn parse_node(bytes: &[u8], place: &NodePlace) -> Result<Node, String> {
     let lengths = body.varints(n)?;
     let kinds = body.take(n)?.to_vec();
     if let Some(kind) = kinds.iter().find(|kind| **kind > 1) {
-        return Err(format!("a value is of kind {kind}, and only 0 and 1 are supported"));
+        return Err(format!("a value is of kind {kind}, but only 0 and 1 are supported"));
     }
     let n_in_files = kinds.iter().filter(|kind| **kind == 1).count();
     let (ids, offsets) = (body.varints(n_in_files)?, body.varints(n_in_files)?);
@@ -255,12 +255,12 @@ fn unwrap_block(bytes: &[u8], magic: u32) -> Result<Vec<u8>, String> {
     }
     match rest.varint()? {
         0 => {}
-        version => return Err(format!("its version is {version}, and only 0 is supported")),
+        version => return Err(format!("its version is {version}, but only 0 is supported")),
     }
     match rest.varint()? {
         0 => Ok(rest.rest.to_vec()),
         1 => unpack(rest.rest),
-        method => Err(format!("it is compressed by method {method}, and only zstd (1) is supported")),
+        method => Err(format!("it is compressed by method {method}, but only zstd (1) is supported")),
     }
 }
 
@@ -468,7 +468,7 @@ mod tests {
         assert!(with(&table("", "d"), 0, 1, n, &whole).contains("ends at byte"));
         assert!(with(&table("", "d"), 0, u64::MAX - 1, n, &whole).contains("ends at byte"));
         assert!(with(&table("", "d"), 0, 0, u64::MAX, &whole).contains("more than the"));
-        assert!(with(&table("", "d"), 3, 0, n, &whole).contains("its height is 0, and 3 is expected"));
+        assert!(with(&table("", "d"), 3, 0, n, &whole).contains("its height is 0, but 3 is expected"));
         // An inner node that leads to itself has the height of none.
         let inner = interior(&table("", "d"), 1, 0, 57);
         assert!(with(&table("", "d"), 1, 0, inner.len() as u64, &inner).contains("twice"), "{}", inner.len());

@@ -79,7 +79,7 @@ pub(super) fn parse_version_2(text: &[u8]) -> Result<ArraySpec, String> {
         compressor if compressor["id"] == "zstd" => Packing::Zstd,
         compressor => {
             return Err(format!(
-                "its chunks are compressed by {}, and only zstd is supported",
+                "its chunks are compressed by {}, but only zstd is supported",
                 shown(&compressor["id"])
             ));
         }
@@ -88,7 +88,7 @@ pub(super) fn parse_version_2(text: &[u8]) -> Result<ArraySpec, String> {
         return Err("its chunks use filters, which are not supported".to_owned());
     }
     if json["order"] != "C" {
-        return Err(format!("the order of its elements is {}, but only \"C\" is read", shown(&json["order"])));
+        return Err(format!("the order of its elements is {}, but only \"C\" is supported", shown(&json["order"])));
     }
     let separator = match &json["dimension_separator"] {
         Value::Null => ".",
@@ -123,7 +123,10 @@ pub(super) fn parse_version_3(text: &[u8]) -> Result<Option<ArraySpec>, String> 
     }
     let grid = &json["chunk_grid"];
     if grid["name"] != "regular" {
-        return Err(format!("its chunk grid is of the kind {}, but only \"regular\" is read", shown(&grid["name"])));
+        return Err(format!(
+            "its chunk grid is of the kind {}, but only \"regular\" is supported",
+            shown(&grid["name"])
+        ));
     }
     let encoding = &json["chunk_key_encoding"];
     let (has_letter, usual) = match encoding["name"].as_str() {
@@ -217,7 +220,7 @@ fn coding_of(codecs: &Value) -> Result<Coding, String> {
                 let endian = &codec["configuration"]["endian"];
                 if !endian.is_null() && endian != "little" {
                     return Err(format!(
-                        "its elements are {}-endian, and only little-endian is supported",
+                        "its elements are {}-endian, but only little-endian is supported",
                         shown(endian)
                     ));
                 }

@@ -38,14 +38,14 @@ pub enum ArchiveError {
     #[error("it is a TorchScript archive, which holds a program, not a state dict")]
     TorchScript,
     /// A byte order that is not read.
-    #[error("the archive's byte order is `{}`, and only `little` is supported", display_name(found))]
+    #[error("the archive's byte order is `{}`, but only `little` is supported", display_name(found))]
     ByteOrder {
         /// What the record says.
         found: String,
     },
     /// A layout newer than this reader.
     #[error(
-        "the archive's layout has version `{}`, and the newest supported version is {MAX_VERSION}",
+        "the archive's layout has version `{}`, but the newest supported version is {MAX_VERSION}",
         display_name(found)
     )]
     Version {
@@ -65,7 +65,7 @@ pub struct Archive {
     root: Box<str>,
 }
 
-/// The data of a record, and where the archive holds its CRC-32 sum.
+/// The data of a record, and where the archive holds its CRC-32 checksum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordSum {
     /// The bytes of the file that the sum is of.
@@ -105,7 +105,7 @@ impl Archive {
         found.map(|(name, record)| self.locate(file, name, record)).transpose()
     }
 
-    /// The records that have a CRC-32 sum, and where it is: in the directory, and before or after the data.
+    /// The records that have a CRC-32 checksum, and where it is: in the directory, and before or after the data.
     ///
     /// # Errors
     /// If a record is not as torch.save writes it.

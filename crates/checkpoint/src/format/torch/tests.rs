@@ -377,12 +377,12 @@ fn folders_have_one_model_among_files_of_other_things() {
     assert_eq!(choose(&["lit_model.pth", "other.pth"]), "lit_model.pth");
     assert_eq!(choose(&["mine.ckpt", "rng_state_0.pth"]), "mine.ckpt");
     assert!(choose(&["a.pt", "b.pt"]).contains("2 files, any of which could be"));
-    assert!(choose(&sharded[..1]).contains("1 shards and no `pytorch_model.bin.index.json`"));
+    assert!(choose(&sharded[..1]).contains("1 shard is there, but no `pytorch_model.bin.index.json`"));
     assert_eq!(
         choose(&["m-00002-of-00002.bin", "m-00001-of-00002.bin"]),
         "m-00002-of-00002.bin and m-00001-of-00002.bin"
     );
-    assert!(choose(&["m-00001-of-00002.bin", "n-00002-of-00002.bin"]).contains("2 shards and no"));
+    assert!(choose(&["m-00001-of-00002.bin", "n-00002-of-00002.bin"]).contains("2 shards are there, but no"));
     assert!(choose(&["pytorch_model_fsdp_0_rank0.bin"]).contains("one rank's part"));
     assert!(choose(&["optimizer.pt"]).contains("`optimizer.pt`, which is not a model"));
 }

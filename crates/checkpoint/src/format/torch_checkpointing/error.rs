@@ -19,7 +19,7 @@ pub enum TcError {
         name: String,
     },
     /// A version that is not read.
-    #[error("its version is `{}`, and only 2.0 and 1.0 are supported", display_name(found))]
+    #[error("its version is `{}`, but only 2.0 and 1.0 are supported", display_name(found))]
     Version {
         /// What it says.
         found: String,

@@ -33,7 +33,7 @@ const MAX_METADATA_BYTES: u64 = 256 << 20;
 const MODEL_ITEM: &str = "model";
 const INDEX_END: &str = ".safetensors.index.json";
 
-/// A folder of `model_0.pt` and its like.
+/// A folder of files such as `model_0.pt`.
 #[derive(Debug, Clone, Copy)]
 pub struct TorchCheckpointing;
 
@@ -323,11 +323,11 @@ fn whole_tensor(path: Vec<metadata::PathPart>, local: &LocalTensor, rank: u64) -
 /// What a rank holds as a box of the whole tensor.
 fn place_local(tensor: &ItemTensor, place: &RankBox, local: LocalTensor) -> Result<Piece, String> {
     if local.dtype != tensor.dtype {
-        return Err(format!("holds {} on rank {}, and {} is expected", local.dtype, place.rank, tensor.dtype));
+        return Err(format!("holds {} on rank {}, but {} is expected", local.dtype, place.rank, tensor.dtype));
     }
     if *local.shape.0 != *place.extent {
         let expected = Shape::new(&*place.extent);
-        return Err(format!("has shape {} on rank {}, and {expected} is expected", local.shape, place.rank));
+        return Err(format!("has shape {} on rank {}, but {expected} is expected", local.shape, place.rank));
     }
     let boxed = Piece::boxed(local.piece.file_idx, local.piece.offset, &place.start, &place.extent);
     match local.piece.strides() {

@@ -66,7 +66,7 @@ fn check_options(options: &[String]) -> Result<(), Error> {
     match options.iter().find(is_own) {
         Some(option) => Err(Error::usage_with_hint(
             format!("the script sets `{option}` itself"),
-            "leave it out; the script takes the numbers of shares to run as its argument",
+            "leave it out; the script takes the shares to run as its argument",
         )),
         None => Ok(()),
     }

@@ -55,7 +55,7 @@ fn is_plain_path(path: &str) -> bool {
 }
 
 fn not_json(error: &serde_json::Error) -> Fault {
-    Fault::garbled(format!("the response is not what a hub sends, at byte {} of it", error.column()))
+    Fault::garbled(format!("the hub's response is malformed at byte {}", error.column()))
 }
 
 /// Branches and tags.
@@ -89,13 +89,13 @@ fn check_file(entry: RawEntry) -> Result<HubFile, Fault> {
     }
     let wrong = |what: &str| Fault::garbled(format!("the file `{}` has {what}", entry.path));
     let (digest, len_bytes) = match entry.lfs {
-        Some(large) if !is_hex(&large.oid, 64) => return Err(wrong("a SHA-256 that is not one")),
+        Some(large) if !is_hex(&large.oid, 64) => return Err(wrong("an invalid SHA-256")),
         Some(large) => (BlobDigest::Sha256(large.oid), large.size),
-        None if !is_hex(&entry.oid, 40) => return Err(wrong("a SHA-1 that is not one")),
+        None if !is_hex(&entry.oid, 40) => return Err(wrong("an invalid SHA-1")),
         None => (BlobDigest::Git(entry.oid.clone()), entry.size),
     };
     if len_bytes > MAX_FILE_BYTES || len_bytes != entry.size {
-        return Err(wrong("a length that cannot be right"));
+        return Err(wrong("an impossible length"));
     }
     Ok(HubFile { path: entry.path, len_bytes, digest })
 }
@@ -147,8 +147,8 @@ mod tests {
             ),
             (serde_json::json!({"type": "file", "path": "x", "size": 1, "oid": oid, "lfs": large(&sha, 2)}), "length"),
             (serde_json::json!({"type": "file", "path": "x", "size": u64::MAX, "oid": oid}), "length"),
-            (serde_json::json!({"type": "file", "path": "x", "size": -1, "oid": oid}), "not what a hub sends"),
-            (serde_json::json!({"error": "x"}), "not what a hub sends"),
+            (serde_json::json!({"type": "file", "path": "x", "size": -1, "oid": oid}), "response is malformed"),
+            (serde_json::json!({"error": "x"}), "response is malformed"),
         ] {
             let told = said(parse_files(serde_json::json!([entry]).to_string().as_bytes()).unwrap_err());
             assert!(told.contains(fact), "{told}");

@@ -98,14 +98,14 @@ impl HubClient {
         let endpoint = Url::parse(settings.endpoint.trim_end_matches('/'))
             .map_err(|_| wrong("`HF_ENDPOINT` is not an address, such as `https://huggingface.co`"))?;
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() {
-            return Err(wrong("`HF_ENDPOINT` is not an address with `https://` or `http://`"));
+            return Err(wrong("`HF_ENDPOINT` does not begin with `https://` or `http://`"));
         }
         if !endpoint.username().is_empty() || endpoint.password().is_some() || endpoint.query().is_some() {
             return Err(wrong("`HF_ENDPOINT` holds a user name, a password or a query"));
         }
         let is_token = |token: &str| token.bytes().all(|byte| byte.is_ascii_graphic());
         if settings.token.as_deref().is_some_and(|token| !is_token(token)) {
-            return Err(wrong("the token holds a character that no token has"));
+            return Err(wrong("the token holds an invalid character"));
         }
         let runtime = runtime().map_err(|source| Error::Io {
             act: "start threads for",
@@ -115,7 +115,7 @@ impl HubClient {
         // Clients start tasks when they are made.
         let _inside = runtime.enter();
         let requests = Requests::new(endpoint, settings.token, settings.give_up_after, (stop, waits))
-            .map_err(|_| wrong("the client cannot be made: are there certificates on this machine?"))?;
+            .map_err(|_| wrong("the client cannot be created: are there certificates on this machine?"))?;
         Ok(Self { requests, runtime })
     }
 

@@ -166,7 +166,7 @@ impl Requests {
 
     /// The next page must be at the hub itself: it gets the token.
     fn same_server(&self, next: &str) -> Result<Url, Fault> {
-        let next = self.endpoint.join(next).map_err(|_| Fault::garbled("the address of the next page is not one"))?;
+        let next = self.endpoint.join(next).map_err(|_| Fault::garbled("the address of the next page is invalid"))?;
         match next.origin() == self.endpoint.origin() {
             true => Ok(next),
             false => Err(Fault::garbled("the next page is at another server")),

@@ -1,11 +1,11 @@
 //! What it took, where everything is, and the lines that make each trial again.
 
-use thalweg_tensor::counted;
+use thalweg_tensor::{counted, show_size};
 
 use crate::markup::Markup;
 use crate::record::StudyRecord;
 use crate::study_view::{MAX_METRICS, StudyView, merge_command, window_words};
-use crate::text::{show_count, show_whole};
+use crate::text::show_whole;
 
 /// Trials whose command is on the page.
 const MAX_COMMANDS: usize = 200;
@@ -48,32 +48,33 @@ pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
     page.element("pre").filled(&record.command);
     write_commands(page, view);
     let cost = record.cost;
-    #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
-    let bytes = cost.bytes_read as f64;
-    let mut facts = vec![
-        ("run", record.run_path.clone()),
-        ("checkpoints", record.checkpoints.len().to_string()),
-        ("program", record.tool.clone()),
-        ("bytes read", show_count(bytes).replace('B', "G")),
-        ("models scored", cost.n_evaluations.to_string()),
-        ("tokens scored", show_whole(cost.n_tokens)),
-        ("time", format!("{:.1} s", cost.seconds)),
-    ];
+    let stages: Vec<String> =
+        record.stages.iter().map(|stage| format!("{} {:.1} s", stage.stage, stage.seconds)).collect();
+    let stages = if stages.is_empty() { String::new() } else { format!(": {}", stages.join(", ")) };
+    let mut facts = vec![("run folder", record.run_path.clone())];
+    if !record.checkpoints.is_empty() {
+        facts.push(("checkpoints there", record.checkpoints.len().to_string()));
+    }
+    facts.push(("program", record.tool.clone()));
+    if cost.bytes_read > 0 {
+        facts.push(("read", show_size(cost.bytes_read)));
+    }
+    if cost.n_evaluations > 0 {
+        facts.extend([("models scored", cost.n_evaluations.to_string()), ("tokens scored", show_whole(cost.n_tokens))]);
+    }
+    if cost.seconds > 0.0 {
+        facts.push(("time", format!("{:.1} s{stages}", cost.seconds)));
+    }
     if let Some(trial) = view.chosen() {
         facts.push(("chosen", trial.path.clone().unwrap_or_else(|| trial.name.clone())));
         facts.push(("digest of its plan", trial.plan_digest.clone()));
         facts.extend(trial.params_digest.iter().map(|digest| ("digest of its parameters", digest.clone())));
     }
     if let Some(proposal) = &record.proposal {
-        facts.push(("proposal rests on", proposal.rests_on.clone()));
+        facts.push(("proposal is based on", proposal.rests_on.clone()));
     }
     if view.metrics.len() > MAX_METRICS {
         facts.push(("measures", format!("{}; {MAX_METRICS} are shown, study.csv has all", view.metrics.len())));
-    }
-    if !record.stages.is_empty() {
-        let parts: Vec<String> =
-            record.stages.iter().map(|stage| format!("{} {:.1} s", stage.stage, stage.seconds)).collect();
-        facts.push(("of which", parts.join(", ")));
     }
     page.element("dl").open();
     let own = record.facts.iter().map(|fact| (fact.name.as_str(), fact.value.clone()));
@@ -104,7 +105,9 @@ fn write_commands(page: &mut Markup, view: &StudyView<'_>) {
     let more = if left > 0 { format!("; {left} more are made in the same way") } else { String::new() };
     page.element("summary").filled(format!("The commands of {}, in their order{more}", counted(n_shown, "merge")));
     let lines: Vec<String> = trials.iter().take(n_shown).map(|trial| merge_command(&record.run_path, trial)).collect();
-    page.element("pre").filled(lines.join("\n"));
+    // Many commands scroll, which needs the focus.
+    let scroller = page.element("pre").attr("tabindex", "0").attr("role", "group");
+    scroller.attr("aria-label", "Commands").filled(lines.join("\n"));
     page.close();
 }
 

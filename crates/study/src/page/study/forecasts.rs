@@ -38,7 +38,7 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
     page.close();
     page.close();
     for rests_on in shown.iter().map(|one| one.rests_on.as_str()).collect::<BTreeSet<_>>() {
-        page.element("p").attr("class", "note").filled(format!("Rests on {rests_on}."));
+        page.element("p").attr("class", "note").filled(format!("Based on {rests_on}."));
     }
     if record.forecasts.len() > shown.len() {
         let file = if record.is_watched { "watch.jsonl" } else { "study.json" };
@@ -58,7 +58,8 @@ fn write_row(page: &mut Markup, one: &ForecastRow, range: [f64; 2]) {
     page.element("tr").attr("class", "forecast").open();
     page.element("th").attr("scope", "row").open();
     page.text(format!("{}, {} to step {}", one.curve, counted(one.anneal_steps, "step"), one.end_step));
-    let floor = format!("down to {} of the peak rate", one.floor);
+    let floor =
+        if one.floor > 0.0 { format!("down to {} of the peak rate", one.floor) } else { "down to 0".to_owned() };
     page.element("small").filled(format!("{}, {}; {floor}", one.task, measure_words(&one.measure)));
     page.close();
     for (label, value) in [("raw", one.raw), ("imitation", one.imitation)] {

@@ -39,7 +39,7 @@ pub(super) fn write_headline(page: &mut Markup, view: &StudyView<'_>) {
         }
         if let Some(forecast) = annealed {
             let n = decimals_of(forecast.interval_95);
-            let words = |name: &str, [low, high]: [f64; 2]| format!("{name}: {low:.n$} to {high:.n$}");
+            let words = |name: &str, [low, high]: [f64; 2]| format!("{name}: {low:.n$}\u{a0}to\u{a0}{high:.n$}");
             let words = [words("80 %", forecast.interval_80), words("95 %", forecast.interval_95)];
             write_tile(page, ("if annealed now", "forecast"), &format!("{:.4}", forecast.value), &words);
             let (cost, words) = cost_of(view, forecast);
@@ -66,7 +66,8 @@ fn show_noise(score: &ScoreRow) -> String {
 }
 
 fn show_place(view: &StudyView<'_>, step: u64) -> String {
-    let tokens = view.tokens_at(step).map_or_else(String::new, |tokens| format!(", {} tokens", show_whole(tokens)));
+    let tokens =
+        view.tokens_at(step).map_or_else(String::new, |tokens| format!(", {}\u{a0}tokens", show_whole(tokens)));
     format!("step {step}{tokens}")
 }
 
@@ -87,7 +88,6 @@ fn cost_of(view: &StudyView<'_>, forecast: &ForecastRow) -> (String, [String; 2]
     let fork = forecast.end_step.saturating_sub(forecast.anneal_steps);
     let anneal = format!("a {} anneal of {}", forecast.curve, counted(forecast.anneal_steps, "step"));
     match view.tokens_per_step(fork) {
-        #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
         Some(per_step) => (show_count(per_step * forecast.anneal_steps as f64), ["tokens".to_owned(), anneal]),
         None => (show_whole(forecast.anneal_steps), ["steps".to_owned(), anneal]),
     }

@@ -27,7 +27,7 @@ pub(super) fn write_spikes(page: &mut Markup, view: &StudyView<'_>, axes: &[Step
     write_recovery(page, view);
 }
 
-/// The spikes that healed by themselves, which need no action.
+/// Spikes from which the loss recovered by itself, which need no action.
 pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
     let healed: Vec<&SpikeRow> = view.record.spikes.iter().filter(|spike| spike.end.is_some()).collect();
     if healed.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
     }
     page.element("details").open();
     let spikes = counted(healed.len(), "spike");
-    page.element("summary").filled(format!("{spikes} of the training loss that healed without help"));
+    page.element("summary").filled(format!("{spikes} from which the training loss recovered by itself"));
     write_table(page, &healed);
     page.close();
 }
@@ -78,7 +78,7 @@ fn write_recovery(page: &mut Markup, view: &StudyView<'_>) {
     };
     page.element("p").filled(text);
     if list.len() > 1 {
-        page.element("p").attr("class", "command").filled("The start point again");
+        page.element("p").attr("class", "command").filled("Make the start point");
         let run = thalweg_tensor::shell_path(&record.run_path);
         page.element("pre").filled(format!("thalweg merge {run} --steps {} -o start-point", list.join(",")));
     }
