@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# cargo and rustc 1.95, x86-64: with `lto = "fat"`, loops of a package at `opt-level = 3` are not made into vectors if the program's own package has "s".
+# cargo and rustc 1.95, x86-64: with `lto = "fat"`, loops of a package at `opt-level = 3` are not made into vectors if the
+# program's own package has "s".
 #
 # Expected: a package keeps the level that `[profile.release.package.NAME]` gives it.
-# Observed: vectors are made in the step of link-time optimization, which runs at the level of the last package, and below 2
-# it makes none. The kernels of thalweg took 1.2 to 3.4 times as long. Without LTO, or with the program at 3, there are vectors. The
-# script fails when this changes.
+# Observed: vectors are made in the step of link-time optimization, which runs at the level of the last package, and at "s"
+# it makes none. The kernels of thalweg took 1.2 to 3.4 times as long. Without LTO, or with the program at 3, there are
+# vectors. The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
