@@ -22,13 +22,14 @@ pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
     if let Some(target) = target {
         check_target(target)?;
     }
+    let target = target.map_or_else(this_machine, |target| Ok(target.to_owned()))?;
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--locked", "--profile", "dist", "--package", "thalweg-cli"]).current_dir(&root);
-    build.args(target.map(|target| format!("--target={target}")));
+    // Also for this machine: the flags are not for build scripts, which unwind.
+    build.args(["--target", &target, "--config", &format!("target.{target}.rustflags={:?}", flags_for(&target))]);
     succeed(&mut build)?;
 
-    let built = root.join("target").join(target.unwrap_or_default()).join("dist/thalweg");
-    let target = target.map_or_else(this_machine, |target| Ok(target.to_owned()))?;
+    let built = root.join("target").join(&target).join("dist/thalweg");
     let name = format!("thalweg-{}-{target}", env!("CARGO_PKG_VERSION"));
     let packed = root.join("target/dist");
     let folder = packed.join(&name);
@@ -40,6 +41,17 @@ pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
     }
     generate(&built, &folder)?;
     pack(&packed, &name)
+}
+
+/// What makes the program smaller and is not part of a profile.
+fn flags_for(target: &str) -> Vec<&'static str> {
+    // Without symbols, nothing reads the tables for walking the stack: a panic ends the program.
+    let mut flags = vec!["-Cforce-unwind-tables=no"];
+    // Functions with equal code are kept once. The linker of this target is LLVM's; GNU's does not know the flag.
+    if target == "x86_64-unknown-linux-gnu" {
+        flags.push("-Clink-arg=-Wl,--icf=all");
+    }
+    flags
 }
 
 /// Refuses at once where a build for a target would fail in the middle: without its standard library, or, for musl,
