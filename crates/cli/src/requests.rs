@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_merge::plan::{CodePolicy, DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use thalweg_merge::plan::{CodePolicy, DigestChoice, NonFloatPolicy, RouterPolicy};
 use thalweg_merge::scheme::DecayCurve;
 use thalweg_storage::STDIN_PATH;
 use thalweg_study::forecast::request::AnnealQuestion;
@@ -12,8 +12,8 @@ use thalweg_study::request::{
 use thalweg_trajectory::{Extent, Step, Tokens};
 
 use crate::args::{
-    AnnealArgs, CurveChoice, DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs,
-    RouterChoice, RuleArgs, RunArgs, SchemeArgs, SelectionArgs, SourceArgs, word,
+    AnnealArgs, CurveChoice, DigestArg, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs, RouterChoice, RuleArgs,
+    RunArgs, SchemeArgs, SelectionArgs, SourceArgs, word,
 };
 use crate::error::Error;
 use crate::options::Count;
@@ -38,12 +38,7 @@ pub(crate) fn merge_request(args: &SourceArgs, resolver: &Resolver<'_>) -> Resul
 /// What the output of a conversion is like.
 pub(crate) fn file_options(files: &FileArgs, huggingface: &HuggingFaceArgs) -> OutputOptions {
     OutputOptions {
-        dtype: match files.dtype {
-            DtypeChoice::Same => OutputDtype::Same,
-            DtypeChoice::F32 => OutputDtype::F32,
-            DtypeChoice::Bf16 => OutputDtype::Bf16,
-            DtypeChoice::F16 => OutputDtype::F16,
-        },
+        dtype: files.dtype,
         out_shard_bytes: files.out_shard_size.map(|size| size.0),
         drop: files.drop.clone(),
         code: if files.code { CodePolicy::Copy } else { CodePolicy::Leave },
@@ -170,7 +165,8 @@ pub(crate) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
+    use thalweg_merge::plan::OutputDtype;
     use thalweg_merge::recipe::{RecipeKind, parse_recipe};
     use thalweg_study::request::OPTION_NAMES;
 
@@ -194,5 +190,12 @@ mod tests {
             }
         }
         assert!(n_options >= 9, "{n_options}");
+        for (name, _) in OutputDtype::NAMES {
+            assert!(parse_recipe(&format!("run = \"a\"\ndtype = \"{name}\"\n"), RecipeKind::Toml).is_ok(), "{name}");
+            let asked = Arguments::try_parse_from(["thalweg", "plan", "a", "--dtype", name]);
+            assert!(asked.is_ok(), "{name}");
+            let help = plan.clone().render_long_help().to_string();
+            assert!(help.contains(name), "{name} is not in the help");
+        }
     }
 }

@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 
 use clap::FromArgMatches;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use thalweg_merge::plan::OutputDtype;
 
 use super::{Arguments, program};
 
@@ -34,6 +37,22 @@ pub(crate) fn parse_arguments() -> Result<Arguments, clap::Error> {
     })
 }
 
+/// Takes every name of an element type, and lists the usual ones.
+pub(super) fn dtype_parser() -> impl TypedValueParser<Value = OutputDtype> {
+    let is_usual = |i: usize| OutputDtype::NAMES[..i].iter().all(|(_, dtype)| *dtype != OutputDtype::NAMES[i].1);
+    let usual = (0..OutputDtype::NAMES.len()).filter(|i| is_usual(*i)).map(|i| {
+        let (name, dtype) = OutputDtype::NAMES[i];
+        let others = OutputDtype::NAMES.iter().filter(move |(other, same)| *same == dtype && *other != name);
+        PossibleValue::new(name).aliases(others.map(|(other, _)| *other))
+    });
+    PossibleValuesParser::new(usual.collect::<Vec<_>>()).map(|name| named_dtype(&name))
+}
+
+/// The type of a name that the parser accepted, in any case.
+fn named_dtype(name: &str) -> OutputDtype {
+    OutputDtype::named(&name.to_lowercase()).unwrap_or(OutputDtype::Same)
+}
+
 fn allow_negative_numbers(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
         true if !arg.is_allow_hyphen_values_set() => arg.allow_negative_numbers(true),
@@ -57,16 +76,19 @@ pub(crate) fn lacking_options(hint: &str) -> Option<String> {
         arguments().any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long)))
     };
     let lacking: Vec<String> = options_in(hint).into_iter().filter(|long| !is_known(long)).collect();
-    let merge = command.find_subcommand("merge")?;
-    let is_of_merge = |long: &String| {
-        merge
-            .get_arguments()
-            .any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&&**long)))
+    let is_of = |name: &str, long: &str| {
+        let mut arguments = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+        arguments.any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long)))
     };
-    let lacking: Vec<String> = lacking.into_iter().filter(is_of_merge).map(|long| format!("`--{long}`")).collect();
+    let lacking: Vec<String> = lacking.into_iter().filter(|long| is_of("merge", long)).collect();
     let name = used.get_bin_name().or(Some(used.get_name())).filter(|_| !lacking.is_empty())?;
+    let do_have = match lacking.iter().all(|long| is_of("sweep", long)) {
+        true => "`thalweg merge` and `thalweg sweep` do",
+        false => "`thalweg merge` does",
+    };
+    let lacking: Vec<String> = lacking.iter().map(|long| format!("`--{long}`")).collect();
     Some(format!(
-        "`{}` has no {}: `thalweg merge` and `thalweg sweep` do; or choose other checkpoints",
+        "`{}` has no {}: {do_have}; or choose other checkpoints",
         name.trim_start_matches("thalweg "),
         lacking.join(" or ")
     ))
