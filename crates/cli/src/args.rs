@@ -19,40 +19,36 @@ mod study;
 mod watch;
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use thalweg_checkpoint::{Params, ReadOptions};
+use clap::{Args, ColorChoice, Parser, Subcommand};
+use thalweg_checkpoint::Params;
 use thalweg_merge::context::DEFAULT_MEMORY;
-use thalweg_merge::plan::OutputDtype;
+use thalweg_merge::output_format::{OptimizerPolicy, RequestedFormat};
+use thalweg_merge::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::eval::EvalArgs;
-pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
+pub(crate) use self::extrapolate::ExtrapolateArgs;
 pub(crate) use self::fetch::FetchArgs;
 pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetReplayArgs, ForgetScoreArgs,
     ProbeTokensArgs,
 };
-pub(crate) use self::format::{FormatChoice, OptimizerChoice};
+use self::format::{one_of, word};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 use self::help::COMMON;
 pub(crate) use self::help::program;
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, RayArgs, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice, SharesArgs};
-pub(crate) use self::mix::{
-    MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs, ObjectiveChoice,
-};
+pub(crate) use self::mix::{MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs};
 pub(crate) use self::parse::{lacking_options, parse_arguments};
-pub(crate) use self::rule::{RuleArgs, word};
+pub(crate) use self::rule::RuleArgs;
 pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
-pub(crate) use self::study::{
-    AnnealArgs, CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs,
-    ScoringArgs, StartChoice, SweepArgs,
-};
+pub(crate) use self::study::{AnnealArgs, ForecastArgs, InitArgs, RecoverArgs, ScoringArgs, SweepArgs};
 pub(crate) use self::watch::{ServePort, WatchArgs};
 use crate::options::{ByteSize, Count, parse_positive, parse_whole};
 
@@ -169,32 +165,8 @@ pub(crate) struct GlobalArgs {
     #[arg(long, global = true, help_heading = COMMON, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub(crate) color: ColorChoice,
     /// Instruction set of the kernels, for measurements: results do not depend on it
-    #[arg(long, global = true, help_heading = COMMON, value_enum, hide = true)]
-    pub(crate) simd: Option<SimdChoice>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ColorChoice {
-    Auto,
-    Always,
-    Never,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SimdChoice {
-    Avx512,
-    Avx2,
-    Portable,
-}
-
-impl From<SimdChoice> for thalweg_tensor::kernel::Simd {
-    fn from(choice: SimdChoice) -> Self {
-        match choice {
-            SimdChoice::Avx512 => Self::Avx512,
-            SimdChoice::Avx2 => Self::Avx2,
-            SimdChoice::Portable => Self::Portable,
-        }
-    }
+    #[arg(long, global = true, help_heading = COMMON, value_parser = format::simd(), hide = true)]
+    pub(crate) simd: Option<Simd>,
 }
 
 #[derive(Debug, Args)]
@@ -214,62 +186,12 @@ pub(crate) struct ReadArgs {
     pub(crate) key: Option<String>,
     /// Which parameters to read where a checkpoint has both: the module's weights or the optimizer's masters [default:
     /// master]
-    #[arg(long, value_enum, value_name = "WHICH", help_heading = "Reading")]
-    pub(crate) params: Option<ParamsChoice>,
+    #[arg(long, value_parser = one_of(["module", "master"], word::<Params>), value_name = "WHICH", help_heading = "Reading")]
+    pub(crate) params: Option<Params>,
     /// Other names for tensors, so that formats can be mixed: a file with one rule on each line, such as
     /// `layers.*.wq -> model.layers.*.q_proj.weight`; `*` matches anything
     #[arg(long, value_name = "FILE", help_heading = "Reading")]
     pub(crate) rename: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ParamsChoice {
-    Module,
-    Master,
-}
-
-impl Command {
-    /// What the arguments say about how checkpoints are read, and the file of a name map.
-    pub(crate) fn reading(&self) -> (ReadOptions, Option<&Path>) {
-        let args = match self {
-            Self::Inspect(args) => &args.run.reading,
-            Self::Plan(args) => &args.source.run.reading,
-            Self::Merge(args) => &args.source.run.reading,
-            Self::Convert(args) => &args.reading,
-            Self::Sweep(args) => &args.run.reading,
-            Self::Watch(args) => &args.run.reading,
-            Self::Diff(args) => &args.reading,
-            Self::Eval(args) => &args.reading,
-            Self::Forecast(args) => &args.run.reading,
-            Self::Extrapolate(args) => &args.run.reading,
-            Self::Explain(args) => &args.run.reading,
-            Self::Recover(args) => &args.run.reading,
-            Self::Init(args) => &args.run.reading,
-            Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
-            Self::Forget(ForgetArgs { what: ForgetCommand::Score(args) }) => &args.run.reading,
-            Self::Mix(MixArgs { what: MixCommand::Check(args) }) => &args.run.reading,
-            Self::Mix(MixArgs { what: MixCommand::Search(args) }) => &args.run.reading,
-            Self::Law(LawArgs { what: LawCommand::Merge(_) })
-            | Self::Forget(_)
-            | Self::Mix(_)
-            | Self::Launch(_)
-            | Self::Fetch(_)
-            | Self::Verify(_)
-            | Self::Train(_)
-            | Self::Demo(_)
-            | Self::Report(_)
-            | Self::Clean(_)
-            | Self::Serve(_)
-            | Self::Generate(_) => {
-                return (ReadOptions::default(), None);
-            }
-        };
-        let params = args.params.map(|params| match params {
-            ParamsChoice::Module => Params::Module,
-            ParamsChoice::Master => Params::Master,
-        });
-        (ReadOptions { key: args.key.clone(), params, ..ReadOptions::default() }, args.rename.as_deref())
-    }
 }
 
 /// What the user says about a run.
@@ -381,7 +303,7 @@ pub(crate) struct SchemeArgs {
 pub(crate) struct FileArgs {
     /// Element type of floating tensors, also by the names float32, fp32, float, bfloat16, float16, fp16 and half; any
     /// but same also reads FP8 weights with block scales as the values that they stand for
-    #[arg(long, value_parser = parse::dtype_parser(), default_value = "same", ignore_case = true)]
+    #[arg(long, value_parser = format::dtype(), default_value = "same", ignore_case = true)]
     pub(crate) dtype: OutputDtype,
     /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard
     #[arg(long, value_name = "SIZE")]
@@ -393,8 +315,8 @@ pub(crate) struct FileArgs {
     #[arg(long)]
     pub(crate) code: bool,
     /// Hash of inputs and outputs; with none, verify compares sizes and headers only
-    #[arg(long, value_enum, default_value_t = DigestArg::Blake3)]
-    pub(crate) digest: DigestArg,
+    #[arg(long, value_parser = one_of(["blake3", "xxh3", "none"], word::<DigestChoice>), default_value = "blake3")]
+    pub(crate) digest: DigestChoice,
     /// Write no README.md
     #[arg(long)]
     pub(crate) no_model_card: bool,
@@ -422,18 +344,18 @@ pub(crate) struct OutputArgs {
     pub(crate) files: FileArgs,
     /// Format of the output; same is that of the newest checkpoint and keeps its other files, so that its
     /// trainer can resume from the output [default: same where it can be written, else safetensors]
-    #[arg(long, value_enum)]
-    pub(crate) format: Option<FormatChoice>,
+    #[arg(long, value_parser = format::format())]
+    pub(crate) format: Option<RequestedFormat>,
     /// State of the optimizer and of the training run: left out, taken from the newest checkpoint, or taken from
     /// it with the optimizer's moments averaged [default: newest where the output has its files]
-    #[arg(long, value_enum)]
-    pub(crate) optimizer: Option<OptimizerChoice>,
+    #[arg(long, value_parser = one_of(["drop", "newest", "average"], word::<OptimizerPolicy>))]
+    pub(crate) optimizer: Option<OptimizerPolicy>,
     /// What to do with integers and booleans that differ
-    #[arg(long, value_enum, default_value_t = NonFloatChoice::Error)]
-    pub(crate) non_float: NonFloatChoice,
+    #[arg(long, value_parser = one_of(["error", "newest"], word::<NonFloatPolicy>), default_value = "error")]
+    pub(crate) non_float: NonFloatPolicy,
     /// How to merge routers and expert biases of a mixture of experts
-    #[arg(long, value_enum, default_value_t = RouterChoice::Average)]
-    pub(crate) router: RouterChoice,
+    #[arg(long, value_parser = one_of(["average", "newest"], word::<RouterPolicy>), default_value = "average")]
+    pub(crate) router: RouterPolicy,
     /// Waive a difference between configs or tokenizers, for these values only; the error shows the option to copy;
     /// repeatable
     #[arg(long, value_name = "KEY=VALUE,VALUE")]
@@ -462,25 +384,6 @@ pub(crate) struct ExecutionArgs {
     /// Start over instead of resuming an interrupted merge
     #[arg(long)]
     pub(crate) discard_partial: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum NonFloatChoice {
-    Error,
-    Newest,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RouterChoice {
-    Average,
-    Newest,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DigestArg {
-    Blake3,
-    Xxh3,
-    None,
 }
 
 /// What is merged: a run with a selection, or checkpoints.
@@ -544,8 +447,8 @@ pub(crate) struct ConvertArgs {
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
     /// Format of the new checkpoint; same keeps all other files of the source too
-    #[arg(long, value_enum, default_value_t = FormatChoice::Safetensors)]
-    pub(crate) format: FormatChoice,
+    #[arg(long, value_parser = format::format(), default_value = "safetensors")]
+    pub(crate) format: RequestedFormat,
     /// Write one file, however large
     #[arg(long, conflicts_with = "out_shard_size")]
     pub(crate) consolidate: bool,
@@ -622,24 +525,6 @@ pub(crate) struct VerifyArgs {
     /// Also read the sources again
     #[arg(long)]
     pub(crate) inputs: bool,
-}
-
-/// When the start token is put before a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StartTokenChoice {
-    Always,
-    Auto,
-    Never,
-}
-
-impl From<StartTokenChoice> for thalweg_eval::StartRule {
-    fn from(choice: StartTokenChoice) -> Self {
-        match choice {
-            StartTokenChoice::Always => Self::Always,
-            StartTokenChoice::Auto => Self::Auto,
-            StartTokenChoice::Never => Self::Never,
-        }
-    }
 }
 
 #[derive(Debug, Args)]

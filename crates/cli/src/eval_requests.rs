@@ -21,7 +21,7 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
-use thalweg_study::evaluator::{Evaluator, ModelScores, ModelToScore};
+use thalweg_study::evaluator::{Evaluator, ModelScores, ModelToScore, OnScore};
 use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -268,10 +268,6 @@ impl Evaluator for RequestEvaluator<'_> {
         vec![command_row(&self.command)]
     }
 
-    fn tokens_per_model(&self) -> Option<u64> {
-        None
-    }
-
     fn announce(&mut self, models: &[ModelToScore]) -> Result<(), thalweg_study::Error> {
         // A checkpoint that the trainer pruned meanwhile is not asked about.
         for model in models.iter().filter(|model| self.run.storage.file_info(&model.path).is_ok()) {
@@ -299,7 +295,7 @@ impl Evaluator for RequestEvaluator<'_> {
     fn score_merges(
         &mut self,
         outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, thalweg_study::Error> {
         let asked = self.ask_for_merges(outputs)?;
         let mut scored = Vec::new();

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressDrawTarget;
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Limits, Progress, RunContext, Stage, TOOL, limit_threads};
@@ -17,7 +16,7 @@ use thalweg_tensor::kernel::Simd;
 use crate::args::GlobalArgs;
 use crate::error::Error;
 use crate::messages::Messages;
-use crate::meter::{BAR_EVERY, LINE_EVERY, TextBar};
+use crate::meter::Meter;
 use crate::pace::{Pace, PaceUnit};
 use crate::run::hub_cache_root;
 use crate::store::open_storage;
@@ -54,6 +53,8 @@ impl<'a> World<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&is_repeated)))
                 .map_err(Error::Signal)?;
         }
+        // Else a limit of file sizes (`ulimit -f`) would end the program without a word; now the write fails.
+        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map_err(Error::Signal)?;
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let asked = global.threads.unwrap_or(available);
         let n_threads = limit_threads(asked, available);
@@ -69,7 +70,7 @@ impl<'a> World<'a> {
             progress: CliProgress::new(messages),
             interrupt,
             n_threads,
-            simd: global.simd.map_or(Simd::Auto, Into::into),
+            simd: global.simd.unwrap_or(Simd::Auto),
         })
     }
 
@@ -149,11 +150,6 @@ impl<'a> World<'a> {
         Ok(pool.map_err(Error::Threads)?.install(act))
     }
 
-    /// Ends a bar that is still drawn.
-    pub(crate) fn clear_progress(&self) {
-        self.progress.clear();
-    }
-
     /// What requests are resolved with.
     pub(crate) fn resolver(&self) -> Resolver<'_> {
         Resolver::new(self.context(HEADER_MEMORY_BYTES), self.reading.clone(), hub_cache_root())
@@ -199,10 +195,9 @@ pub(crate) fn command_without(options: &[&str], flags: &[&str]) -> String {
 /// A bar on a terminal, a line every few seconds elsewhere; nothing for what is done at once.
 struct CliProgress<'a> {
     messages: &'a Messages,
+    meter: Meter<'a>,
     state: Mutex<State>,
     done: AtomicU64,
-    next_report_ms: AtomicU64,
-    started: Instant,
 }
 
 /// What is under way, and in what it is counted.
@@ -220,12 +215,11 @@ struct State {
     /// Done by an earlier run.
     resumed: u64,
     began: Instant,
-    bar: Option<TextBar>,
 }
 
 impl State {
     fn new(activity: Activity, total: u64) -> Self {
-        Self { activity, total, resumed: 0, began: Instant::now(), bar: None }
+        Self { activity, total, resumed: 0, began: Instant::now() }
     }
 
     fn pace(&self, done: u64) -> Pace {
@@ -244,42 +238,26 @@ const FIRST_REPORT: Duration = Duration::from_millis(1500);
 
 impl<'a> CliProgress<'a> {
     fn new(messages: &'a Messages) -> Self {
-        let now = Instant::now();
-        Self {
-            messages,
-            state: Mutex::new(State::new(Activity::Bytes(Stage::Merge), 0)),
-            done: AtomicU64::new(0),
-            next_report_ms: AtomicU64::new(u64::MAX),
-            started: now,
-        }
+        let state = Mutex::new(State::new(Activity::Bytes(Stage::Merge), 0));
+        Self { messages, meter: Meter::new(messages, ""), state, done: AtomicU64::new(0) }
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn begin_activity(&self, activity: Activity, total: u64) {
+        self.messages.clear_bar();
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::new(activity, total);
+        self.done.store(0, Ordering::Relaxed);
+        self.meter.wait(FIRST_REPORT);
     }
 
-    fn clear(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bar) = state.bar.take() {
-            bar.clear();
+    fn add(&self, n: u64) {
+        let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
+        if !self.meter.is_due() {
+            return;
         }
-        self.next_report_ms.store(u64::MAX, Ordering::Relaxed);
-    }
-
-    fn report(&self, now_ms: u64) {
-        let Ok(mut state) = self.state.try_lock() else { return };
-        let done = self.done.load(Ordering::Relaxed);
-        let every = if self.messages.draws_bars() { BAR_EVERY } else { LINE_EVERY };
-        let every_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
-        self.next_report_ms.store(now_ms.saturating_add(every_ms), Ordering::Relaxed);
-        if self.messages.draws_bars() {
-            let (activity, total, text) = (state.activity, state.total, state.pace(done).text());
-            let template = || format!("{} {{wide_bar}} {{msg}}", verb(activity));
-            let new_bar = || TextBar::new(total, &template(), ProgressDrawTarget::stderr());
-            state.bar.get_or_insert_with(new_bar).show(done, text);
-        } else {
-            self.messages.progress_line(format!("{}: {}", verb(state.activity), state.pace(done).text()));
-        }
+        let Ok(state) = self.state.try_lock() else { return };
+        let (verb, pace) = (verb(state.activity), state.pace(done).text());
+        let text = if self.messages.draws_bars() { pace } else { format!("{verb}: {pace}") };
+        self.messages.show_progress(&format!("{verb} {{wide_bar}} {{msg}}"), [done, state.total], text);
     }
 }
 
@@ -295,25 +273,6 @@ fn verb(activity: Activity) -> &'static str {
         Activity::Bytes(Stage::Geometry) => "measuring",
         Activity::Bytes(Stage::Rank) => "ranking",
         Activity::Scoring => "scoring",
-    }
-}
-
-impl CliProgress<'_> {
-    fn begin_activity(&self, activity: Activity, total: u64) {
-        self.clear();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State::new(activity, total);
-        self.done.store(0, Ordering::Relaxed);
-        let first_ms = u64::try_from(FIRST_REPORT.as_millis()).unwrap_or(u64::MAX);
-        self.next_report_ms.store(self.now_ms().saturating_add(first_ms), Ordering::Relaxed);
-    }
-
-    fn add(&self, n: u64) {
-        self.done.fetch_add(n, Ordering::Relaxed);
-        let now_ms = self.now_ms();
-        if now_ms >= self.next_report_ms.load(Ordering::Relaxed) {
-            self.report(now_ms);
-        }
     }
 }
 

@@ -27,31 +27,33 @@ mod shell;
 mod stdout;
 mod store;
 mod svg;
+mod text_bar;
 mod train_config;
 
 use std::process::ExitCode;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, ReadArgs};
 use crate::command::Outcome;
 use crate::messages::Messages;
 use crate::near_path::nearest_path;
+use thalweg_checkpoint::ReadOptions;
 use thalweg_study::request::read_rename_map;
 
 fn main() -> ExitCode {
-    let arguments = match args::parse_arguments() {
-        Ok(arguments) => arguments,
+    let (arguments, reading) = match args::parse_arguments() {
+        Ok(parsed) => parsed,
         Err(answer) => return messages::finish_without_command(&answer),
     };
     let messages = Messages::new(&arguments.global);
-    let outcome = run(&arguments, &messages);
+    let outcome = run(&arguments, reading, &messages);
     messages.finish(outcome)
 }
 
-fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Error> {
-    let (reading, rename) = arguments.command.reading();
-    let mut world = host::World::new(&arguments.global, reading, messages)?;
-    if let Some(path) = rename {
-        world.reading.rename = read_rename_map(&*world.storage, path)?;
+fn run(arguments: &Arguments, reading: ReadArgs, messages: &Messages) -> Result<Outcome, error::Error> {
+    let options = ReadOptions { key: reading.key, params: reading.params, ..ReadOptions::default() };
+    let mut world = host::World::new(&arguments.global, options, messages)?;
+    if let Some(path) = reading.rename {
+        world.reading.rename = read_rename_map(&*world.storage, &path)?;
     }
     // What fails once a stop was asked for, such as a request that was not waited for, failed because of it.
     run_command(arguments, &world, messages).map_err(|error| match error.missing_path() {

@@ -40,9 +40,7 @@ pub(crate) fn run_share(
         ShardChoice::Auto(count) => share_of_environment(count, &|name| std::env::var(name).ok())?,
     };
     let run = world.context(work.execution.memory.0);
-    let outcomes = execute_share(plan, share, execute_options(work.execution), &run);
-    world.clear_progress();
-    let outcomes = outcomes?;
+    let outcomes = execute_share(plan, share, execute_options(work.execution), &run)?;
     messages.json(&share_document(share, &outcomes, &*world.storage));
     let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
     text.push_str(&next_step(work, share, &outcomes));
@@ -58,10 +56,8 @@ pub(crate) fn run_finish(
     messages: &Messages,
 ) -> Result<Outcome, Error> {
     let run = world.context(work.execution.memory.0);
-    let finished = finish_shares(plan, execute_options(work.execution), &run);
-    world.clear_progress();
     let kind = "thalweg-merge-finish";
-    match finished? {
+    match finish_shares(plan, execute_options(work.execution), &run)? {
         Finished::Merged { outcomes, count } => {
             let mut document = document(kind, plan, &outcomes);
             add_shares(&mut document, count, &[]);

@@ -29,9 +29,7 @@ pub(crate) fn execute_options(args: &ExecutionArgs) -> ExecuteOptions {
 
 /// Executes a plan with the user's limits.
 pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
-    let outcomes = execute_merge(plan, execute_options(args), &world.context(args.memory.0));
-    world.clear_progress();
-    Ok(outcomes?)
+    Ok(execute_merge(plan, execute_options(args), &world.context(args.memory.0))?)
 }
 
 /// Reads a plan that `plan -o` wrote.
@@ -173,7 +171,6 @@ fn describe_comparison(compared: Compared) -> String {
     format!("compared: {} of the output, {} of the sources", words(compared.output), words(compared.sources))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn bytes_per_second(n_bytes: u64, seconds: f64) -> f64 {
     n_bytes as f64 / seconds.max(1e-9)
 }

@@ -4,33 +4,50 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use clap::ColorChoice;
+use indicatif::ProgressDrawTarget;
 use serde::Serialize;
 use serde_json::{Value, json};
 use thalweg_tensor::display_name;
 
-use crate::args::{ColorChoice, GlobalArgs, lacking_options};
+use crate::args::{GlobalArgs, lacking_options};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::stdout::write_stdout;
+use crate::text_bar::TextBar;
 
 /// Standard error, with the user's wishes about it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Notes {
     quiet: bool,
     color: bool,
+    /// The bar on the terminal: whatever is printed removes it first.
+    bar: Arc<Mutex<Option<TextBar>>>,
 }
 
 impl Notes {
     /// A note for the user, during or after the work.
-    pub(crate) fn note(self, text: impl Display) {
+    pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
-            write_stderr(&format!("{} {}\n", self.paint("36", "note:"), shown(text)));
+            self.write(&format!("{} {}\n", self.paint("36", "note:"), shown(text)));
         }
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
+    fn write(&self, text: &str) {
+        self.clear_bar();
+        // If standard error is gone, there is nowhere left to say so.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn clear_bar(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.clear();
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
         if self.color { format!("\u{1b}[1;{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }
@@ -54,14 +71,9 @@ impl Messages {
             ColorChoice::Never => false,
             ColorChoice::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         };
-        let notes = Notes { quiet: global.quiet, color };
-        Self {
-            json: global.json,
-            verbose: global.verbose,
-            notes,
-            output_fault: Mutex::new(None),
-            has_document: AtomicBool::new(false),
-        }
+        let notes = Notes { quiet: global.quiet, color, bar: Arc::default() };
+        let has_document = AtomicBool::new(false);
+        Self { json: global.json, verbose: global.verbose, notes, output_fault: Mutex::new(None), has_document }
     }
 
     /// Whether the result is wanted as one JSON document.
@@ -98,6 +110,7 @@ impl Messages {
     }
 
     fn stdout(&self, text: &str) {
+        self.clear_bar();
         if let Err(error) = write_stdout(text) {
             self.output_fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
@@ -105,7 +118,7 @@ impl Messages {
 
     /// Where notes go, for what outlives these messages.
     pub(crate) fn notes(&self) -> Notes {
-        self.notes
+        self.notes.clone()
     }
 
     /// A note for the user, during or after the work.
@@ -116,15 +129,33 @@ impl Messages {
     /// Something only `-v` shows.
     pub(crate) fn detail(&self, text: impl Display) {
         if self.verbose && !self.notes.quiet {
-            write_stderr(&format!("{}\n", shown(text)));
+            self.notes.write(&format!("{}\n", shown(text)));
         }
     }
 
     /// A line of progress where there is no terminal.
     pub(crate) fn progress_line(&self, text: impl Display) {
         if !self.notes.quiet {
-            write_stderr(&format!("{}\n", shown(text)));
+            self.notes.write(&format!("{}\n", shown(text)));
         }
+    }
+
+    /// How far an act is: a bar on a terminal, a line elsewhere.
+    pub(crate) fn show_progress(&self, template: &str, [position, total]: [u64; 2], text: String) {
+        if !self.draws_bars() {
+            return self.progress_line(text);
+        }
+        let mut bar = self.notes.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = bar.take_if(|bar| !bar.is_like(total, template)) {
+            other.clear();
+        }
+        let new_bar = || TextBar::new(total, template, ProgressDrawTarget::stderr());
+        bar.get_or_insert_with(new_bar).show(position, text);
+    }
+
+    /// Removes the bar from the terminal, as all that is printed does.
+    pub(crate) fn clear_bar(&self) {
+        self.notes.clear_bar();
     }
 
     /// Whether a moving bar may be drawn.
@@ -134,6 +165,7 @@ impl Messages {
 
     /// Says what went wrong, if anything did, and turns the outcome into an exit code.
     pub(crate) fn finish(&self, outcome: Result<Outcome, Error>) -> ExitCode {
+        self.clear_bar();
         let fault = self.output_fault.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (outcome, fault) {
             (Ok(_), Some(fault)) if fault.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -148,17 +180,17 @@ impl Messages {
             Ok(Outcome::Done) => ExitCode::SUCCESS,
             Ok(Outcome::No) => ExitCode::from(1),
             Err(error) => {
-                write_stderr(&format!("{} {}\n", self.notes.paint("31", "error:"), shown(&error)));
+                self.notes.write(&format!("{} {}\n", self.notes.paint("31", "error:"), shown(&error)));
                 for line in error.details() {
-                    write_stderr(&format!("  {}\n", shown(line)));
+                    self.notes.write(&format!("  {}\n", shown(line)));
                 }
                 let hint = error.hint();
                 let lacking = hint.as_deref().and_then(lacking_options);
                 if let Some(hint) = &hint {
-                    write_stderr(&format!("{} {}\n", self.notes.paint("32", "hint:"), shown(hint)));
+                    self.notes.write(&format!("{} {}\n", self.notes.paint("32", "hint:"), shown(hint)));
                 }
                 if let Some(lacking) = &lacking {
-                    write_stderr(&format!("{} {}\n", self.notes.paint("36", "note:"), shown(lacking)));
+                    self.notes.write(&format!("{} {}\n", self.notes.paint("36", "note:"), shown(lacking)));
                 }
                 if self.json && !self.has_document.load(Ordering::Relaxed) {
                     let hint = hint.map(|hint| lacking.map_or(hint.clone(), |lacking| format!("{hint}; {lacking}")));
@@ -222,11 +254,6 @@ fn usage_parts(text: &str) -> (String, Vec<String>, Option<String>) {
     let said = find("error: ").unwrap_or_else(|| text.trim().to_owned());
     let mut lines = said.lines().map(|line| line.trim().to_owned());
     (lines.next().unwrap_or_default(), lines.collect(), find("tip: ").or(usage))
-}
-
-fn write_stderr(text: &str) {
-    // If standard error is gone there is nowhere left to say so.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// A text that is safe to print: paths and names come from untrusted files and could hold control sequences.

@@ -2,61 +2,24 @@
 //!
 //! Merging and scoring count bytes and tokens from many threads; `host` has theirs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::messages::Messages;
 
 /// How often a line is printed where there is no terminal.
-pub(crate) const LINE_EVERY: Duration = Duration::from_secs(5);
+const LINE_EVERY: Duration = Duration::from_secs(5);
 /// How often a bar is updated.
-pub(crate) const BAR_EVERY: Duration = Duration::from_millis(100);
+const BAR_EVERY: Duration = Duration::from_millis(100);
 
 /// Shows places and texts, no oftener than a person reads.
 pub(crate) struct Meter<'a> {
     messages: &'a Messages,
     /// As `indicatif` writes it.
     template: &'static str,
-    state: Mutex<State>,
-}
-
-struct State {
-    next: Instant,
-    bar: Option<TextBar>,
-}
-
-/// A bar with a text. Each update is drawn once: position and text of `indicatif` would be drawn one after the other.
-pub(crate) struct TextBar {
-    bar: ProgressBar,
-    text: Arc<Mutex<String>>,
-}
-
-impl TextBar {
-    /// A bar to `total`; `{msg}` in the template is the text.
-    pub(crate) fn new(total: u64, template: &str, target: ProgressDrawTarget) -> Self {
-        let text = Arc::new(Mutex::new(String::new()));
-        let shown = Arc::clone(&text);
-        let write_text = move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
-            // Writing to a String cannot fail.
-            let _ = out.write_str(&shown.lock().unwrap_or_else(PoisonError::into_inner));
-        };
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style.with_key("msg", write_text));
-        Self { bar, text }
-    }
-
-    /// Moves the bar and changes its text.
-    pub(crate) fn show(&self, position: u64, text: String) {
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
-        self.bar.update(|state| state.set_pos(position));
-    }
-
-    /// Removes it from the terminal.
-    pub(crate) fn clear(&self) {
-        self.bar.finish_and_clear();
-    }
+    started: Instant,
+    /// When the next text is due, in milliseconds from the start: many threads ask at every step.
+    next_ms: AtomicU64,
 }
 
 /// When a text is shown.
@@ -71,30 +34,34 @@ pub(crate) enum Urgency {
 impl<'a> Meter<'a> {
     /// A meter that shows nothing yet; what ends sooner than a line is due says nothing.
     pub(crate) fn new(messages: &'a Messages, template: &'static str) -> Self {
-        let next = Instant::now() + if messages.draws_bars() { Duration::ZERO } else { LINE_EVERY };
-        Self { messages, template, state: Mutex::new(State { next, bar: None }) }
+        let meter = Self { messages, template, started: Instant::now(), next_ms: AtomicU64::new(0) };
+        meter.wait(if messages.draws_bars() { Duration::ZERO } else { LINE_EVERY });
+        meter
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Lets the next text be due after `time`.
+    pub(crate) fn wait(&self, time: Duration) {
+        let wait_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.next_ms.store(self.now_ms().saturating_add(wait_ms), Ordering::Relaxed);
+    }
+
+    /// Whether a text is due; if so, the next one is due later.
+    pub(crate) fn is_due(&self) -> bool {
+        let is_due = self.now_ms() >= self.next_ms.load(Ordering::Relaxed);
+        if is_due {
+            self.wait(if self.messages.draws_bars() { BAR_EVERY } else { LINE_EVERY });
+        }
+        is_due
     }
 
     /// Shows `position` of `total`, with a text that is made only if it is shown.
-    pub(crate) fn show(&self, [position, total]: [u64; 2], urgency: Urgency, text: impl FnOnce() -> String) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if urgency == Urgency::InTurn && now < state.next {
-            return;
-        }
-        if !self.messages.draws_bars() {
-            state.next = now + LINE_EVERY;
-            return self.messages.progress_line(text());
-        }
-        state.next = now + BAR_EVERY;
-        let bar = state.bar.get_or_insert_with(|| TextBar::new(total, self.template, ProgressDrawTarget::stderr()));
-        bar.show(position, text());
-    }
-
-    /// Ends a bar that is still drawn.
-    pub(crate) fn clear(&self) {
-        if let Some(bar) = self.state.lock().unwrap_or_else(PoisonError::into_inner).bar.take() {
-            bar.clear();
+    pub(crate) fn show(&self, place: [u64; 2], urgency: Urgency, text: impl FnOnce() -> String) {
+        if self.is_due() || urgency == Urgency::Now {
+            self.messages.show_progress(self.template, place, text());
         }
     }
 }
@@ -123,85 +90,5 @@ impl<'a> ScoringMeter<'a> {
             format!("{n_done} of {} {}{name}, {seconds_left:.0} s left", self.n_models, self.noun)
         };
         self.meter.show([n_done as u64, self.n_models as u64], Urgency::InTurn, text);
-    }
-
-    /// Ends a bar that is still drawn.
-    pub(crate) fn clear(&self) {
-        self.meter.clear();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is drawn, each draw apart.
-    #[derive(Debug, Clone, Default)]
-    struct Screen(Arc<Mutex<Vec<String>>>);
-
-    impl Screen {
-        fn add(&self, text: &str) -> std::io::Result<()> {
-            let mut draws = self.0.lock().unwrap();
-            if draws.is_empty() {
-                draws.push(String::new());
-            }
-            draws.last_mut().unwrap().push_str(text);
-            Ok(())
-        }
-
-        fn draws(&self) -> Vec<String> {
-            self.0.lock().unwrap().iter().filter(|draw| !draw.is_empty()).cloned().collect()
-        }
-    }
-
-    impl indicatif::TermLike for Screen {
-        fn width(&self) -> u16 {
-            80
-        }
-
-        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-
-        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-
-        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-
-        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-
-        fn write_line(&self, text: &str) -> std::io::Result<()> {
-            self.add(text)
-        }
-
-        fn write_str(&self, text: &str) -> std::io::Result<()> {
-            self.add(text)
-        }
-
-        fn clear_line(&self) -> std::io::Result<()> {
-            Ok(())
-        }
-
-        fn flush(&self) -> std::io::Result<()> {
-            self.0.lock().unwrap().push(String::new());
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn an_update_is_drawn_once_with_its_place_and_text() {
-        let screen = Screen::default();
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 250);
-        let bar = TextBar::new(10, "{pos} of {len} {msg}", target);
-        for (n, text) in [(1, "one"), (2, "two"), (3, "three")] {
-            bar.show(n, text.to_owned());
-        }
-        let draws: Vec<String> = screen.draws().iter().map(|draw| draw.trim().to_owned()).collect();
-        assert_eq!(draws, ["1 of 10 one", "2 of 10 two", "3 of 10 three"]);
     }
 }

@@ -119,7 +119,6 @@ pub(crate) fn named_path(option: &str, text: &str, example: &str) -> Result<(Str
 pub(crate) fn show_count(count: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1_000_000_000_000, "T"), (1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")];
     let Some((unit, name)) = UNITS.iter().find(|(unit, _)| count >= *unit) else { return count.to_string() };
-    #[expect(clippy::cast_precision_loss, reason = "a few digits are shown")]
     let scaled = count as f64 / *unit as f64;
     let text = format!("{scaled:.2}");
     format!("{}{name}", text.trim_end_matches('0').trim_end_matches('.'))

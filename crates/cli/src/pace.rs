@@ -26,7 +26,6 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// Such as `12.00 GB of 40.00 GB, 1.50 GB/s, 19 s left`.
-    #[expect(clippy::cast_precision_loss, reason = "rates for people")]
     pub(crate) fn text(&self) -> String {
         let rate = self.done.saturating_sub(self.resumed) as f64 / self.seconds.max(1e-9);
         let left = self.total.saturating_sub(self.done) as f64 / rate;

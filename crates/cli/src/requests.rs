@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_merge::plan::{CodePolicy, DigestChoice, NonFloatPolicy, RouterPolicy};
-use thalweg_merge::scheme::DecayCurve;
+use thalweg_merge::plan::CodePolicy;
 use thalweg_storage::STDIN_PATH;
 use thalweg_study::forecast::request::AnnealQuestion;
 use thalweg_study::request::{
@@ -12,8 +11,7 @@ use thalweg_study::request::{
 use thalweg_trajectory::{Extent, Step, Tokens};
 
 use crate::args::{
-    AnnealArgs, CurveChoice, DigestArg, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs, RouterChoice, RuleArgs,
-    RunArgs, SchemeArgs, SelectionArgs, SourceArgs, word,
+    AnnealArgs, FileArgs, HuggingFaceArgs, OutputArgs, RuleArgs, RunArgs, SchemeArgs, SelectionArgs, SourceArgs,
 };
 use crate::error::Error;
 use crate::options::Count;
@@ -42,12 +40,8 @@ pub(crate) fn file_options(files: &FileArgs, huggingface: &HuggingFaceArgs) -> O
         out_shard_bytes: files.out_shard_size.map(|size| size.0),
         drop: files.drop.clone(),
         code: if files.code { CodePolicy::Copy } else { CodePolicy::Leave },
-        digest: match files.digest {
-            DigestArg::Blake3 => DigestChoice::Blake3,
-            DigestArg::Xxh3 => DigestChoice::Xxh3,
-            DigestArg::None => DigestChoice::None,
-        },
-        model_card: !files.no_model_card,
+        digest: files.digest,
+        no_model_card: files.no_model_card,
         to_huggingface: huggingface.to_huggingface,
         hf_assets: huggingface.hf_assets.clone(),
         ..OutputOptions::default()
@@ -57,16 +51,10 @@ pub(crate) fn file_options(files: &FileArgs, huggingface: &HuggingFaceArgs) -> O
 impl From<&OutputArgs> for OutputOptions {
     fn from(args: &OutputArgs) -> Self {
         Self {
-            format: args.format.map(Into::into),
-            optimizer: args.optimizer.map(Into::into),
-            non_float: match args.non_float {
-                NonFloatChoice::Error => NonFloatPolicy::Error,
-                NonFloatChoice::Newest => NonFloatPolicy::Newest,
-            },
-            router: match args.router {
-                RouterChoice::Average => RouterPolicy::Average,
-                RouterChoice::Newest => RouterPolicy::Newest,
-            },
+            format: args.format,
+            optimizer: args.optimizer,
+            non_float: args.non_float,
+            router: args.router,
             allow_config: args.allow_config.clone(),
             take_newest: args.take_newest.clone(),
             allow_non_finite: args.allow_non_finite,
@@ -119,14 +107,14 @@ impl From<&RuleArgs> for RuleOptions {
         Self {
             rule: args.rule.clone(),
             base: args.base.clone(),
-            convention: args.convention.map(word),
+            convention: args.convention.clone(),
             density: args.density.clone(),
             lambda: args.lambda.clone(),
             gamma: args.gamma.clone(),
             epsilon: args.epsilon.clone(),
             seed: args.seed,
-            divide: args.divide.map(word),
-            rescale: args.rescale.map(word),
+            divide: args.divide.clone(),
+            rescale: args.rescale.clone(),
         }
     }
 }
@@ -151,16 +139,7 @@ impl From<&SchemeArgs> for SchemeOptions {
 pub(crate) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
     let steps = args.anneal_steps.map(|steps| Extent::Steps(Step(steps.0)));
     let tokens = || args.anneal_tokens.map(|tokens| Extent::Tokens(Tokens(tokens.0)));
-    AnnealQuestion {
-        end_step: None,
-        length: steps.or_else(tokens),
-        curve: match args.anneal {
-            CurveChoice::Linear => DecayCurve::Linear,
-            CurveChoice::Cosine => DecayCurve::Cosine,
-            CurveChoice::OneMinusSqrt => DecayCurve::OneMinusSqrt,
-        },
-        floor: args.anneal_floor,
-    }
+    AnnealQuestion { end_step: None, length: steps.or_else(tokens), curve: args.anneal, floor: args.anneal_floor }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
-use thalweg_study::evaluator::{Evaluator, ModelScores};
+use thalweg_study::evaluator::{Evaluator, ModelScores, OnScore};
 use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -54,7 +54,7 @@ pub(crate) fn open_suites(
     let open = |path: &Path| -> Result<Suite, Error> {
         let suite = Suite::open(&*world.storage, path)?;
         Ok(match args.start_token {
-            Some(rule) => suite.with_start_rule(rule.into()),
+            Some(rule) => suite.with_start_rule(rule),
             None => suite,
         })
     };
@@ -220,10 +220,6 @@ impl Evaluator for CommandEvaluator<'_> {
         vec![command_row(&self.command)]
     }
 
-    fn tokens_per_model(&self) -> Option<u64> {
-        None
-    }
-
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, thalweg_study::Error> {
         let key = self.key("", &[path.to_owned()])?;
         let scores = match self.known(path, &key) {
@@ -236,7 +232,7 @@ impl Evaluator for CommandEvaluator<'_> {
     fn score_merges(
         &mut self,
         outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, thalweg_study::Error> {
         let mut all = Vec::new();
         for (i, output) in outputs.iter().enumerate() {

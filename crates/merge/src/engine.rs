@@ -336,7 +336,7 @@ fn with_background_sync(
     let n_done = AtomicUsize::new(0);
     let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
     std::thread::scope(|scope| {
-        let syncer = scope.spawn(move || -> Result<(), Error> {
+        let sync = move || -> Result<(), Error> {
             while woken.recv().is_ok() {
                 let synced = wait_together(run, staged.iter().collect(), &|output: &StagedOutput<'_>| {
                     output.staged.write_back().map_err(Error::from)
@@ -344,7 +344,9 @@ fn with_background_sync(
                 synced.into_iter().flatten().collect::<Result<(), Error>>()?;
             }
             Ok(())
-        });
+        };
+        // If the system refuses a thread, all is synced at the end.
+        let syncer = std::thread::Builder::new().spawn_scoped(scope, sync).ok();
         let outcome = work(&|| {
             if (n_done.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(units_per_sync) {
                 // A full channel means that a sync is due already; a closed one, that it failed and will be reported.
@@ -352,7 +354,7 @@ fn with_background_sync(
             }
         });
         drop(wake);
-        let synced = syncer.join().unwrap_or(Err(Error::WorkerDied));
+        let synced = syncer.map_or(Ok(()), |syncer| syncer.join().unwrap_or(Err(Error::WorkerDied)));
         outcome.and(synced)
     })
 }

@@ -5,6 +5,7 @@
 //! variance on one component, so a share means something only beside that of a walk of the same shape.
 
 use nalgebra::{DMatrix, SymmetricEigen};
+use serde::Serialize;
 
 use crate::gram::{Gram, not_negative};
 
@@ -12,7 +13,7 @@ use crate::gram::{Gram, not_negative};
 pub(crate) const N_COMPONENTS: usize = 3;
 
 /// Geometry of n checkpoints, oldest first.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Geometry {
     /// Euclidean norm of each checkpoint, n values.
     pub norms: Vec<f64>,

@@ -161,10 +161,11 @@ pub const CONVERT_SCHEME: &str = "convert";
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Element type of floating tensors in the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 pub enum OutputDtype {
     /// That of the input tensor.
+    #[default]
     Same,
     /// IEEE single.
     F32,
@@ -220,10 +221,11 @@ impl TryFrom<String> for OutputDtype {
 }
 
 /// Which hash a merge takes of what it reads and writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DigestChoice {
     /// Finds accidents and attacks.
+    #[default]
     Blake3,
     /// Finds accidents.
     Xxh3,
@@ -243,20 +245,22 @@ impl DigestChoice {
 }
 
 /// Integers and booleans that differ between sources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NonFloatPolicy {
     /// Equal tensors are copied, others are an error.
+    #[default]
     Error,
     /// The newest source's are taken.
     Newest,
 }
 
 /// Router tensors of a mixture of experts, and their balancing biases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RouterPolicy {
     /// Averaged like everything else.
+    #[default]
     Average,
     /// Taken from the newest source.
     Newest,

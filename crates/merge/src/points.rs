@@ -6,11 +6,13 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use crate::geometry::{Components, principal_components};
 use crate::gram::Gram;
 
 /// Geometry of m merged points, oldest first.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PointGeometry {
     /// Checkpoints in each point.
     pub window: usize,
@@ -24,6 +26,7 @@ pub struct PointGeometry {
     pub random_walk_cosine: f64,
     /// The leading component as weights of the centred points, m values of unit length that add up to 0, from oldest to
     /// newest.
+    #[serde(skip)]
     pub leading: Vec<f64>,
     /// Progress along the leading component from each point to the next, on average.
     pub drift_per_point: f64,

@@ -58,18 +58,7 @@ impl<T: Real> Decoder<T> {
         Workspace::<T>::bytes(config, shape, Purpose::Score).saturating_add(kept).saturating_add(last_rows)
     }
 
-    /// Continues prompts of equal length by `n_new` tokens each, row-major; of tokens that are equally probable, the
-    /// first.
-    ///
-    /// Products of another shape round otherwise, so that a token may differ from that of a pass over the whole
-    /// sequence where two tokens are as probable as rounding tells.
-    ///
-    /// # Errors
-    /// `BatchSize`, `TokenOutOfRange`, `SequenceTooLong`.
-    ///
-    /// # Panics
-    /// When the shape or `n_new` are larger than the decoder was made for, or a prompt is empty.
-    pub fn decode(
+    pub(crate) fn run_decode(
         &mut self,
         model: &Model<T>,
         prompts: &[u32],

@@ -11,6 +11,7 @@ pub mod config;
 pub mod decode;
 mod error;
 pub mod family;
+pub mod float;
 mod kept_tokens;
 #[expect(unsafe_code, reason = "the product of matrices is called through pointers; the block says why it is sound")]
 pub mod kernel;
@@ -25,6 +26,7 @@ pub use config::ModelConfig;
 pub use decode::Decoder;
 pub use error::Error;
 pub use family::Family;
+pub use float::Float;
 pub use kernel::Real;
 pub use layout::{ParamLayout, ParamRole, ParamSpec};
 pub use model::Model;

@@ -95,12 +95,7 @@ pub struct StepLoss {
 }
 
 impl<T: Real> Model<T> {
-    /// Negative log-likelihood of each target in nats, 0 where there is none; the most probable token of each position
-    /// in `greedy`, if wanted.
-    ///
-    /// # Panics
-    /// When the workspace is for fewer tokens, or an output has another length than the batch.
-    pub fn score(
+    pub(crate) fn run_score(
         &self,
         batch: Batch<'_>,
         workspace: &mut Workspace<T>,
@@ -127,25 +122,13 @@ impl<T: Real> Model<T> {
         }
     }
 
-    /// Logits of every position, `[n_sequences * sequence_length, vocab_size]`.
-    ///
-    /// # Panics
-    /// When a token is outside the vocabulary, the workspace is for fewer tokens, or `out` has another length.
-    pub fn logits(&self, tokens: &[u32], shape: BatchShape, workspace: &mut Workspace<T>, out: &mut [T]) {
+    pub(crate) fn run_logits(&self, tokens: &[u32], shape: BatchShape, workspace: &mut Workspace<T>, out: &mut [T]) {
         assert_eq!(out.len(), shape.n_tokens() * self.config.vocab_size, "one row of logits for each token");
         let pass = self.prepare(tokens, shape, Purpose::Score, workspace);
         logits_of_rows(&pass, out, &workspace.head_in[..shape.n_tokens() * self.config.hidden]);
     }
 
-    /// Adds to `gradients`, an arena of the layout, those of the sum of losses over `loss.n_targets_total` and of the
-    /// terms asked for.
-    ///
-    /// Micro-batches that share `n_targets_total` add up to the gradient of the whole (the balance loss is that of each
-    /// micro-batch, weighted by targets).
-    ///
-    /// # Panics
-    /// When the workspace is for fewer tokens or for scoring only, or `gradients` has another length than the layout.
-    pub fn loss_and_gradients(
+    pub(crate) fn run_loss_and_gradients(
         &self,
         batch: Batch<'_>,
         loss: LossOptions,

@@ -203,7 +203,7 @@ impl PySweep {
     ) -> Result<PyStudy> {
         let keep = keep_choice(keep)?;
         let watch = Watch::default();
-        let records = self.records().clone();
+        let mut records = self.records().clone();
         run_watched(py, self.progress.as_ref().map(|progress| progress.bind(py)), &watch, || {
             let resolver = self.session.resolver(&watch, ReadOptions::default());
             let folder = resolver.output_folder(&folder)?;
@@ -219,7 +219,7 @@ impl PySweep {
                 on_score: &mut |_, _| {},
             };
             let run = self.session.context(&watch);
-            let outcome = run_sweep(&part, &self.trajectory, &mut records.evaluator(), options, &run)?;
+            let outcome = run_sweep(&part, &self.trajectory, &mut records, options, &run)?;
             PyStudy::new(folder, &outcome.record)
         })
     }

@@ -273,6 +273,10 @@ impl Error {
                 Some("the object was replaced: rerun the command once no program is writing there")
             }
             Self::Locked { .. } => Some("wait until the other process has ended"),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Some(
+                "the file system or a limit (`ulimit -f`) allows no larger files: raise the limit, choose another \
+                 disk, or write smaller files with `--out-shard-size`",
+            ),
             _ => None,
         }
     }

@@ -17,7 +17,7 @@ use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::address::scheme_of;
-use crate::direct::{DirectFile, DirectReaders, DirectWriters, ReadAhead};
+use crate::direct::{AheadState, DirectFile, DirectReaders, DirectWriters, ReadAhead, files_within};
 use crate::mutex::lock_mutex;
 use crate::stdin::piped_input;
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
@@ -59,18 +59,17 @@ impl Default for LocalStorage {
 impl LocalStorage {
     /// Keeps as many source files open as the process's limit leaves room for.
     pub fn new() -> Self {
-        /// Left for outputs, locks, libraries and standard streams.
-        const RESERVE: u64 = 64 + 2 * DirectReaders::MAX_FILES as u64;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024);
-        let n_files = usize::try_from(limit.saturating_sub(RESERVE).clamp(16, 1024)).unwrap_or(16);
-        Self::with_max_open_files(n_files)
+        let (n_files, n_ahead) = files_within(usize::try_from(limit).unwrap_or(usize::MAX));
+        Self { readers: Arc::new(DirectReaders::new(n_ahead)), ..Self::with_max_open_files(n_files) }
     }
 
     /// Keeps at most about `n_files` source files open at once: a thread that is reading keeps its file a moment
     /// longer.
     pub fn with_max_open_files(n_files: usize) -> Self {
         let pool = Arc::new(FilePool { max_open: n_files.max(1), open: Mutex::new(VecDeque::new()) });
-        Self { pool, writers: Arc::default(), readers: Arc::default() }
+        let readers = Arc::new(DirectReaders::new(DirectReaders::MAX_FILES));
+        Self { pool, writers: Arc::default(), readers }
     }
 
     fn output(&self, path: &Path, file: File) -> LocalOutput {
@@ -138,15 +137,23 @@ impl FilePool {
         open.iter().filter_map(Weak::upgrade).for_each(|file| file.close());
     }
 
-    /// Opens something; if the process has no descriptor left, gives back those of the pool and tries again.
+    /// Opens something; if the process has no descriptor left, gives back those of the pool and tries again. Other
+    /// threads may take them first.
     fn open_with_room<T>(&self, open: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
-        match open() {
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
-                self.close_all();
-                open()
+        const MAX_ATTEMPTS: usize = 16;
+        let lacks_room = |error: &Error| match error {
+            Error::Io { source, .. } => source.raw_os_error() == Some(Errno::MFILE.raw_os_error()),
+            _ => false,
+        };
+        let mut outcome = open();
+        for _ in 1..MAX_ATTEMPTS {
+            if !outcome.as_ref().is_err_and(lacks_room) {
+                break;
             }
-            outcome => outcome,
+            self.close_all();
+            outcome = open();
         }
+        outcome
     }
 }
 
@@ -160,7 +167,7 @@ struct LocalFile {
     pool: Arc<FilePool>,
     this: Weak<LocalFile>,
     readers: Arc<DirectReaders>,
-    ahead: Mutex<Option<Arc<ReadAhead>>>,
+    ahead: Mutex<AheadState>,
 }
 
 /// Opens a regular file only: a pipe would block, a device would do worse.
@@ -200,7 +207,7 @@ fn updating() -> OpenOptions {
 impl LocalFile {
     fn close(&self) {
         lock_mutex(&self.handle).take();
-        lock_mutex(&self.ahead).take();
+        lock_mutex(&self.ahead).close();
     }
 
     fn changed(&self) -> Error {
@@ -211,34 +218,35 @@ impl LocalFile {
         if !self.was_used.load(Ordering::Relaxed) {
             self.was_used.store(true, Ordering::Relaxed);
         }
-        let mut handle = lock_mutex(&self.handle);
-        if let Some(file) = &*handle {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(self.reopen()?);
-        *handle = Some(Arc::clone(&file));
-        drop(handle);
-        if let Some(this) = self.this.upgrade() {
+        let (file, is_new) = self.pool.open_with_room(|| self.open_again())?;
+        if is_new && let Some(this) = self.this.upgrade() {
             self.pool.admit(&this);
         }
         Ok(file)
     }
 
+    /// The open file, and whether it was opened just now.
+    fn open_again(&self) -> Result<(Arc<File>, bool), Error> {
+        let mut handle = lock_mutex(&self.handle);
+        if let Some(file) = &*handle {
+            return Ok((Arc::clone(file), false));
+        }
+        let file = Arc::new(self.reopen()?);
+        *handle = Some(Arc::clone(&file));
+        Ok((file, true))
+    }
+
     /// What reads this file past the page cache, if it can be read so.
     fn ahead(&self) -> Option<Arc<ReadAhead>> {
-        let mut ahead = lock_mutex(&self.ahead);
-        if ahead.is_none() {
-            let is_same = |file: &File| file.metadata().is_ok_and(|metadata| info_of(&metadata) == self.info);
-            *ahead = ReadAhead::open(&self.path, self.info.len_bytes, is_same, &self.readers).map(Arc::new);
-        }
-        ahead.clone()
+        let is_same = |file: &File| file.metadata().is_ok_and(|metadata| info_of(&metadata) == self.info);
+        lock_mutex(&self.ahead).open(&self.path, self.info.len_bytes, is_same, &self.readers)
     }
 
     fn reopen(&self) -> Result<File, Error> {
         match open_regular(&self.path, &reading()) {
             Ok((file, info)) if info == self.info => Ok(file),
             Ok(_) | Err(Error::NotAFile { .. }) => Err(self.changed()),
-            // Not `open_with_room`: two threads that hold the locks of their files would wait for each other's.
+            // Room is made by the caller, who holds no lock: two threads that did would wait for each other's.
             Err(error) => Err(error),
         }
     }
@@ -262,7 +270,7 @@ impl ReadAt for LocalFile {
             return Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes: self.info.len_bytes });
         }
         let file = self.handle()?;
-        let ahead = lock_mutex(&self.ahead).clone();
+        let ahead = lock_mutex(&self.ahead).opened().map(Arc::clone);
         let read = match ahead {
             Some(ahead) => ahead.read_exact_at(offset, out, |offset, out| file.read_exact_at(out, offset)),
             None => file.read_exact_at(out, offset),
@@ -297,10 +305,10 @@ impl ReadAt for LocalFile {
 
     fn drop_cache(&self, offset: u64, len_bytes: u64) {
         let mut ahead = lock_mutex(&self.ahead);
-        if let Some(open) = &*ahead {
+        if let Some(open) = ahead.opened() {
             open.end(&(offset..offset.saturating_add(len_bytes).min(self.info.len_bytes)));
             if open.is_empty() && self.readers.is_crowded() {
-                ahead.take();
+                ahead.close();
             }
         }
         drop(ahead);
@@ -494,7 +502,7 @@ impl Storage for LocalStorage {
     fn list_folder(&self, path: &Path) -> Result<Vec<FolderEntry>, Error> {
         check_local(path)?;
         let mut entries = Vec::new();
-        for entry in fs::read_dir(path).map_err(io_error("list", path))? {
+        for entry in self.pool.open_with_room(|| fs::read_dir(path).map_err(io_error("list", path)))? {
             let entry = entry.map_err(io_error("list", path))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let info = fs::metadata(entry.path()).ok().map(|metadata| info_of(&metadata));
@@ -502,7 +510,7 @@ impl Storage for LocalStorage {
             let len_bytes = info.filter(|info| info.kind == FileKind::File).map_or(0, |info| info.len_bytes);
             entries.push(FolderEntry { name, kind, len_bytes });
         }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        crate::storage::sort_entries(&mut entries);
         Ok(entries)
     }
 
@@ -535,7 +543,7 @@ impl Storage for LocalStorage {
     }
 
     fn count_entries(&self, path: &Path) -> Result<usize, Error> {
-        Ok(fs::read_dir(path).map_err(io_error("list", path))?.count())
+        Ok(self.pool.open_with_room(|| fs::read_dir(path).map_err(io_error("list", path)))?.count())
     }
 
     fn open_file(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
@@ -584,6 +592,9 @@ impl Storage for LocalStorage {
         check_local(path)?;
         let options = updating().create(true).truncate(false).clone();
         let (file, info) = self.pool.open_with_room(|| open_if_regular(path, &options))?;
+        if info.len_bytes == 0 {
+            self.writers.forget(info.id);
+        }
         let output = self.output(path, file);
         if info.len_bytes < len_bytes {
             // Others may have the file open already, so it stays if this fails.

@@ -361,7 +361,7 @@ impl Storage for MemoryStorage {
             Some(FolderEntry { name, kind: info.kind, len_bytes: info.len_bytes })
         });
         let mut entries: Vec<FolderEntry> = entries.collect();
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        crate::storage::sort_entries(&mut entries);
         Ok(entries)
     }
 

@@ -49,6 +49,11 @@ pub struct FolderEntry {
     pub len_bytes: u64,
 }
 
+/// Sorts the names in a folder.
+pub(crate) fn sort_entries(entries: &mut [FolderEntry]) {
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+}
+
 /// How an output becomes visible at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitStyle {

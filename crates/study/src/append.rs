@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::ReadOptions;
-use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::{MeanCheckpoint, MeanOfSums, MergePlan, OutputPlan, SourceRef, newest_of};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME, SourceFile, SourceReceipt};
@@ -16,7 +15,7 @@ use thalweg_trajectory::{PathKind, Step, look_at_path};
 
 use crate::Error;
 use crate::request::{Resolver, RunOptions, note_equal_steps, note_unknown_step};
-use crate::sums::{KeptSums, checkpoints_of, describe, is_mean, like, refuse_sums};
+use crate::sums::{KeptSums, Term, checkpoints_of, describe, is_mean, like, refuse_sums, sum_of};
 
 /// A mean with one more checkpoint.
 #[derive(Debug, Clone)]
@@ -173,11 +172,7 @@ fn from_sources(receipt: &MergeReceipt, added: SourceRef, cx: &RunContext<'_>) -
         check_source(source, &old.reading_of(i), cx)?;
     }
     if old.mean.is_some() {
-        let terms: Vec<Term> = old
-            .sources
-            .iter()
-            .map(|one| (one.source(), if one.numerator.starts_with('-') { -1 } else { 1 }, one.is_sum))
-            .collect();
+        let terms = old.sources.iter().map(Term::of).collect();
         return mean_of_terms(receipt, terms, added);
     }
     let mut sources: Vec<SourceRef> = old.checkpoints();
@@ -190,21 +185,14 @@ fn from_sources(receipt: &MergeReceipt, added: SourceRef, cx: &RunContext<'_>) -
     Ok(like(old, OutputPlan::new("", "sma", &sources, &mean), newest))
 }
 
-/// A source, its sign, and whether it is a sum.
-type Term = (SourceRef, i64, bool);
-
 /// The plan of a mean over sums and single checkpoints, with one more.
 fn mean_of_terms(receipt: &MergeReceipt, mut terms: Vec<Term>, added: SourceRef) -> Result<OutputPlan, Error> {
     let old = &receipt.plan;
     let mut checkpoints = checkpoints_of(receipt);
     checkpoints.push(describe(&added, None));
-    terms.push((added, 1, false));
+    terms.push(Term { source: added, sign: 1, is_sum: false });
     let divisor = i64::try_from(checkpoints.len()).unwrap_or(i64::MAX);
-    let coefficients = Coefficients::new(terms.iter().map(|term| term.1), divisor)?;
-    let sources: Vec<SourceRef> = terms.iter().map(|term| term.0.clone()).collect();
-    let newest = sources.len() - 1;
-    let mut output = like(old, OutputPlan::new("", "sma", &sources, &coefficients), newest);
-    output.sources.iter_mut().zip(&terms).for_each(|(source, term)| source.is_sum = term.2);
+    let mut output = sum_of(&terms, divisor, (old, Path::new(""), "sma"), terms.len() - 1)?;
     let dtype = old.mean.as_ref().map_or(old.dtype, |mean| mean.dtype);
     output.mean = Some(MeanOfSums { checkpoints, dtype });
     Ok(output)
@@ -280,8 +268,8 @@ fn from_sums(
     }
     check_is_newest(receipt, &added)?;
     let folder = cx.storage.canonical_path(folder)?;
-    let plane = |(path, sign): (PathBuf, i64)| (SourceRef { path, step: None, tokens: None }, sign, true);
-    let terms = sums.checked_planes(&folder, cx)?.into_iter().zip([1, -1]).map(plane).collect();
+    let planes = sums.checked_planes(&folder, cx)?.into_iter().zip([1, -1]);
+    let terms = planes.map(|(path, sign)| Term::plane(path, sign)).collect();
     let mut output = mean_of_terms(receipt, terms, added)?;
     output.dtype = sums.dtype;
     Ok(output)

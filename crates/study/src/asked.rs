@@ -11,7 +11,7 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_tensor::counted;
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores};
+use crate::evaluator::{Evaluator, ModelScores, OnScore};
 use crate::record::{CostRow, SuiteRow};
 use crate::recorded::{RECORDED_SUITE, suite_of};
 
@@ -43,19 +43,11 @@ impl Evaluator for AskedScores {
         vec![suite_of(self.known.values())]
     }
 
-    fn tokens_per_model(&self) -> Option<u64> {
-        None
-    }
-
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error> {
         Err(Error::request(format!("`{}` has no scores: only merges are asked for", path.display())))
     }
 
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error> {
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error> {
         let mut found = Vec::new();
         for (i, output) in outputs.iter().enumerate() {
             match self.known.get(&output.digest()?) {

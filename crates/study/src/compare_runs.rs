@@ -122,7 +122,6 @@ fn compare_score(runs: &[RunForecasts], (task, measure): (&str, &str), items_of:
 
 /// Whether two anneals are the same one, at the same place of their runs.
 fn are_alike(a: &Placed<'_>, b: &Placed<'_>) -> bool {
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let are_close = |a: u64, b: u64| (a as f64 - b as f64).abs() <= TOLERANCE * a.max(b) as f64;
     let share = |one: &Placed<'_>| one.1.anneal_steps.saturating_mul(1000) / one.1.end_step.max(1);
     let same_curve = a.1.curve == b.1.curve && a.1.floor.total_cmp(&b.1.floor).is_eq();

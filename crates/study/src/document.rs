@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::Value;
+use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
 use crate::Error;
@@ -64,6 +66,60 @@ impl DocumentKind {
 /// `kind` and `version` of a document; empty and 0 where it has none.
 pub(crate) fn kind_of(document: &Value) -> (&str, u64) {
     (document["kind"].as_str().unwrap_or_default(), document["version"].as_u64().unwrap_or(0))
+}
+
+/// A value as a file: the same value always gives the same text.
+///
+/// # Errors
+/// `ReportForm`.
+pub(crate) fn pretty_json(value: &impl Serialize) -> Result<String, Error> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::ReportForm { source })?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// A text that is read line by line.
+pub(crate) struct Lines {
+    /// The file between back-ticks, or a name of the text.
+    pub(crate) file: String,
+    text: String,
+}
+
+impl Lines {
+    /// A text that is not a file.
+    pub(crate) fn of_text(name: &str, text: &str) -> Self {
+        Self { file: name.to_owned(), text: text.to_owned() }
+    }
+
+    /// A file of at most so many bytes.
+    ///
+    /// # Errors
+    /// `Request` where it is not text; `Storage`.
+    pub(crate) fn of_file(storage: &dyn Storage, path: &Path, max_bytes: u64) -> Result<Self, Error> {
+        let file = format!("`{}`", path.display());
+        let text = String::from_utf8(storage.read_file(path, max_bytes)?);
+        let text = text.map_err(|_| Error::request(format!("{file} is not UTF-8 text")))?;
+        Ok(Self { file, text })
+    }
+
+    /// What `read` makes of the first `most` lines that are not blank; it gets their numbers too.
+    ///
+    /// # Errors
+    /// `LineForm` with what `read` says about a line.
+    pub(crate) fn read<T>(
+        &self,
+        most: usize,
+        hint: &'static str,
+        read: impl Fn(usize, &str) -> Result<T, String>,
+    ) -> Result<Vec<T>, Error> {
+        let lines = (1..).zip(self.text.lines()).filter(|(_, text)| !text.trim().is_empty()).take(most);
+        lines.map(|(line, text)| read(line, text).map_err(|what| self.fault(line, what, hint))).collect()
+    }
+
+    /// What is wrong with a line.
+    pub(crate) fn fault(&self, line: usize, what: String, hint: &'static str) -> Error {
+        Error::LineForm { file: self.file.clone(), line, what, hint }
+    }
 }
 
 /// A value with its place in the document, to be taken as what it should be.

@@ -23,7 +23,7 @@ use thalweg_tensor::TensorSink;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, combined};
+use crate::evaluator::{Evaluator, ModelScores, OnScore, combined};
 use crate::record::{CostRow, SuiteRow};
 
 /// Merges that are held in memory together, so that each reading of the sources makes so many.
@@ -37,6 +37,7 @@ const MERGED_KIND: &str = "thalweg-merged-params";
 const MAX_MERGED_BYTES: u64 = 1 << 20;
 
 /// Suites, a cache, and what scoring needs from outside.
+#[expect(missing_debug_implementations, reason = "models are large")]
 pub struct EngineEvaluator<'a> {
     suites: Vec<(SuiteRow, PreparedSuite)>,
     config: Value,
@@ -57,15 +58,6 @@ pub struct EngineEvaluator<'a> {
 struct LoadedPoints {
     digests: Vec<String>,
     models: Vec<Model>,
-}
-
-impl std::fmt::Debug for EngineEvaluator<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EngineEvaluator")
-            .field("suites", &self.suites)
-            .field("cost", &self.cost)
-            .finish_non_exhaustive()
-    }
 }
 
 /// What a merge came to, kept under a name made of its plan and the identity of its sources.
@@ -231,6 +223,15 @@ impl<'a> EngineEvaluator<'a> {
         outputs.iter().map(key).collect()
     }
 
+    /// Scores a model in memory, keeps its scores, and takes its memory back.
+    fn score_model(&mut self, path: &Path, model: Model, key: Option<&Path>) -> Result<ModelScores, Error> {
+        let subject = self.pool.install(|| Subject::from_model(path, model))?;
+        let scores = self.score(&subject)?;
+        self.spare.push(subject.into_model().into_params());
+        self.remember(key, &scores)?;
+        Ok(scores)
+    }
+
     /// The models of some outputs, by one reading of their sources.
     fn merge(&mut self, outputs: &[OutputPlan]) -> Result<Vec<Model>, Error> {
         let (models, n_bytes) = merge_models(outputs, &self.model_config, &mut self.spare, self.run)?;
@@ -257,11 +258,7 @@ impl Evaluator for EngineEvaluator<'_> {
         self.score(&subject)
     }
 
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error> {
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error> {
         let keys = self.keys_of(outputs, "")?;
         let mut scored: Vec<Option<ModelScores>> = keys.iter().map(|key| self.find_known(key.as_deref())).collect();
         scored.iter().enumerate().for_each(|(i, scores)| scores.iter().for_each(|scores| on_score(i, scores)));
@@ -271,10 +268,7 @@ impl Evaluator for EngineEvaluator<'_> {
         for together in missing.chunks(self.n_together()) {
             let plans: Vec<OutputPlan> = together.iter().map(|&i| outputs[i].clone()).collect();
             for (&i, model) in together.iter().zip(self.merge(&plans)?) {
-                let subject = self.pool.install(|| Subject::from_model(&outputs[i].path, model))?;
-                let scores = self.score(&subject)?;
-                self.spare.push(subject.into_model().into_params());
-                self.remember(keys[i].as_deref(), &scores)?;
+                let scores = self.score_model(&outputs[i].path, model, keys[i].as_deref())?;
                 on_score(i, &scores);
                 scored[i] = Some(scores);
             }
@@ -287,7 +281,7 @@ impl Evaluator for EngineEvaluator<'_> {
         &mut self,
         points: &[OutputPlan],
         combinations: &[Coefficients],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, Error> {
         let outputs = combined(points, combinations)?;
         if !self.holds_points(points.len()) {
@@ -305,11 +299,7 @@ impl Evaluator for EngineEvaluator<'_> {
                 Some(known) => known,
                 None => {
                     let model = self.combine((points, &digests), coefficients)?;
-                    let subject = Subject::from_model(&outputs[i].path, model)?;
-                    let scores = self.score(&subject)?;
-                    self.spare.push(subject.into_model().into_params());
-                    self.remember(keys[i].as_deref(), &scores)?;
-                    scores
+                    self.score_model(&outputs[i].path, model, keys[i].as_deref())?
                 }
             };
             on_score(i, &scores);

@@ -64,29 +64,11 @@ pub enum Error {
         /// Documents.
         n: usize,
     },
-    /// A line of a file of cases.
-    #[error("line {line} of the cases: {what}")]
-    CaseForm {
-        /// From 1.
-        line: usize,
-        /// What is wrong.
-        what: String,
-    },
-    /// A line of a file of losses against the number of merged models.
-    #[error("line {line} of {curve}: {what}")]
-    CurveForm {
-        /// The file, or `the curve` for a text.
-        curve: String,
-        /// From 1.
-        line: usize,
-        /// What is wrong.
-        what: String,
-    },
     /// A line of a file that is read line by line.
-    #[error("`{}`, line {line}: {what}", path.display())]
+    #[error("{file}, line {line}: {what}")]
     LineForm {
-        /// The file.
-        path: PathBuf,
+        /// The file between back-ticks, or a name of the text.
+        file: String,
         /// From 1.
         line: usize,
         /// What is wrong.
@@ -229,13 +211,6 @@ impl Error {
             | Self::EvaluatorLate { .. }
             | Self::Bug { .. }
             | Self::NoCheckpoint => None,
-            Self::CaseForm { .. } => {
-                Some("`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases".to_owned())
-            }
-            Self::CurveForm { .. } => Some(
-                "each line is one loss, such as {\"k\": 4, \"loss\": 2.31}, with `subset`, `domain`, `seed` and `n` as needed"
-                    .to_owned(),
-            ),
             Self::LineForm { hint, .. } => Some((*hint).to_owned()),
             Self::NoSpike => Some("name another log with `--log`".to_owned()),
             Self::AllWithinSpikes { .. } => Some(

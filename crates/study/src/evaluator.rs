@@ -61,13 +61,18 @@ pub struct ModelToScore {
     pub digest: Option<String>,
 }
 
+/// Told the place and the scores of each model once it is scored.
+pub type OnScore<'a> = &'a mut dyn FnMut(usize, &ModelScores);
+
 /// Gives scores and counts what they cost.
 pub trait Evaluator {
     /// What is scored on.
     fn suites(&self) -> Vec<SuiteRow>;
 
     /// Tokens that one model takes; `None` where that is not known.
-    fn tokens_per_model(&self) -> Option<u64>;
+    fn tokens_per_model(&self) -> Option<u64> {
+        None
+    }
 
     /// Hears which checkpoints will be scored one after the other, so that others can begin with all of them.
     ///
@@ -87,11 +92,7 @@ pub trait Evaluator {
     ///
     /// # Errors
     /// What merging and scoring give; what was scored is kept by the evaluator's cache.
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error>;
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error>;
 
     /// Scores combinations of points, which are weighted sums themselves, in the order of `combinations`.
     ///
@@ -104,7 +105,7 @@ pub trait Evaluator {
         &mut self,
         points: &[OutputPlan],
         combinations: &[Coefficients],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
+        on_score: OnScore<'_>,
     ) -> Result<Vec<ModelScores>, Error> {
         self.score_merges(&combined(points, combinations)?, on_score)
     }
@@ -188,6 +189,21 @@ impl TaskScore {
     /// Whether two scores are of the same suite, task and measure.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.suite == other.suite && self.task == other.task && self.measure == other.measure
+    }
+
+    /// `task/measure`, as options and documents name it.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.task, self.measure)
+    }
+
+    /// Whether `by` names it: a task, or `task/measure`.
+    pub(crate) fn is_called(&self, by: &str) -> bool {
+        by == self.task || by == self.name()
+    }
+
+    /// The value if less is better, its negative if more is.
+    pub(crate) fn cost(&self) -> f64 {
+        if self.higher_is_better { -self.value } else { self.value }
     }
 
     /// `task measure`, as people read it.

@@ -108,18 +108,14 @@ impl TrajectoryGeometry {
     pub fn document(&self, chosen: &[SourceRef]) -> Value {
         let checkpoint =
             |one: &SourceRef| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens});
-        let layers: serde_json::Map<_, _> =
-            self.layers.iter().map(|(layer, geometry)| (layer.to_string(), numbers(geometry))).collect();
-        let classes: serde_json::Map<_, _> =
-            self.classes.iter().map(|(class, geometry)| (class.clone(), numbers(geometry))).collect();
         json!({
             "kind": "thalweg-geometry",
             "version": 1,
             "checkpoints": chosen.iter().map(checkpoint).collect::<Vec<_>>(),
-            "model": numbers(&self.whole),
+            "model": self.whole,
             "merged_points": self.points.as_ref().map(point_numbers),
-            "layers": layers,
-            "tensor_classes": classes,
+            "layers": self.layers,
+            "tensor_classes": self.classes,
         })
     }
 
@@ -151,33 +147,10 @@ impl TrajectoryGeometry {
 }
 
 fn point_numbers(points: &PointGeometry) -> Value {
-    json!({
-        "verdict": if points.is_line() { "line" } else { "no line" },
-        "window": points.window,
-        "n_points": points.leading.len(),
-        "component_shares": points.component_shares,
-        "random_walk_shares": points.random_walk_shares,
-        "displacement_cosines": points.displacement_cosines,
-        "random_walk_cosine": points.random_walk_cosine,
-        "drift_per_point": points.drift_per_point,
-        "averaging_lag": points.averaging_lag,
-    })
-}
-
-fn numbers(geometry: &Geometry) -> Value {
-    json!({
-        "norms": geometry.norms,
-        "distances": geometry.distances,
-        "displacements": geometry.displacements,
-        "displacement_cosines": geometry.displacement_cosines,
-        "plane": geometry.plane,
-        "component_shares": geometry.component_shares,
-        "random_walk_shares": geometry.random_walk_shares,
-        "white_noise_shares": geometry.white_noise_shares,
-        "drift_per_interval": geometry.drift_per_interval,
-        "averaging_lag": geometry.averaging_lag,
-        "mean_to_newest": geometry.mean_to_newest,
-    })
+    let mut numbers = json!(points);
+    numbers["verdict"] = json!(if points.is_line() { "line" } else { "no line" });
+    numbers["n_points"] = json!(points.leading.len());
+    numbers
 }
 
 /// The title of a study of the geometry of a run or checkpoint at `path`.
@@ -251,7 +224,6 @@ pub fn line_answer(points: &PointGeometry) -> Option<String> {
     ))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

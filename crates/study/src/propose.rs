@@ -85,7 +85,6 @@ impl Choices {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of steps")]
 fn as_steps(steps: u64) -> f64 {
     steps as f64
 }
@@ -119,12 +118,7 @@ pub fn propose(
         .collect();
     counts.sort_unstable();
     let at = |share: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a place in a list"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
         let place = (share * (counts.len().max(1) - 1) as f64).round() as usize;
         counts.get(place).copied().unwrap_or(best.n_checkpoints)
     };

@@ -9,7 +9,7 @@ use thalweg_eval::Suite;
 use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, pretty_json};
 
 /// `kind` of a study file.
 pub(crate) const STUDY_KIND: &str = "thalweg-study";
@@ -21,7 +21,7 @@ pub(crate) const STUDY_VERSION: u64 = 2;
 pub(crate) const STUDY_NAME: &str = "study.json";
 
 /// What was found out about one run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StudyRecord {
     /// Always [`STUDY_KIND`].
     pub kind: String,
@@ -420,27 +420,8 @@ impl StudyRecord {
             tool: format!("thalweg {}", env!("CARGO_PKG_VERSION")),
             command: command.into(),
             title: title.into(),
-            caution: None,
             run_path: run_path.into(),
-            is_watched: false,
-            suites: Vec::new(),
-            phases: Vec::new(),
-            training: Vec::new(),
-            checkpoints: Vec::new(),
-            raws: Vec::new(),
-            trials: Vec::new(),
-            annealed: Vec::new(),
-            anneal: None,
-            choice: None,
-            proposal: None,
-            forecasts: Vec::new(),
-            spikes: Vec::new(),
-            recovery: Vec::new(),
-            geometry: None,
-            facts: Vec::new(),
-            commands: Vec::new(),
-            stages: Vec::new(),
-            cost: CostRow::default(),
+            ..Self::default()
         }
     }
 
@@ -466,8 +447,6 @@ impl StudyRecord {
     /// # Errors
     /// `ReportForm`.
     pub fn to_json(&self) -> Result<String, Error> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|source| Error::ReportForm { source })?;
-        text.push('\n');
-        Ok(text)
+        pretty_json(self)
     }
 }

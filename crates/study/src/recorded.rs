@@ -8,7 +8,7 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores};
+use crate::evaluator::{Evaluator, ModelScores, OnScore};
 use crate::record::{ChoiceRow, CostRow, SuiteRow};
 use crate::sweep::{Sweep, SweepTrial, score_sweep};
 
@@ -56,14 +56,19 @@ impl RecordedScores {
     /// `Request` where nothing was scored, or not by that.
     pub fn choose(&self, sweep: &Sweep, by: Option<&str>) -> Result<ChoiceRow, Error> {
         let part = self.scored_part(sweep)?;
-        let findings = score_sweep(part.raws, part.trials, &mut self.evaluator(), &mut |_, _| {})?;
+        let findings = score_sweep(part.raws, part.trials, &mut self.clone(), &mut |_, _| {})?;
         let choice = findings.choose(&findings.deciding(by)?);
         choice.ok_or_else(|| Error::request("no merge has the score that the choice is made by"))
     }
 
-    /// What gives these scores to a study.
-    pub fn evaluator(&self) -> RecordedEvaluator<'_> {
-        RecordedEvaluator { scores: self }
+    fn scores_of(&self, path: &Path) -> Result<ModelScores, Error> {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.find(&name).cloned().ok_or_else(|| {
+            Error::request_with_hint(
+                format!("trial `{name}` has no scores"),
+                "call `trial.record(scores)` for each trial",
+            )
+        })
     }
 }
 
@@ -77,43 +82,16 @@ pub(crate) fn suite_of<'a>(models: impl Iterator<Item = &'a ModelScores>) -> Sui
     SuiteRow { name: RECORDED_SUITE.to_owned(), role: None, digest }
 }
 
-/// Gives recorded scores.
-#[derive(Debug)]
-pub struct RecordedEvaluator<'a> {
-    scores: &'a RecordedScores,
-}
-
-impl RecordedEvaluator<'_> {
-    fn scores_of(&self, path: &Path) -> Result<ModelScores, Error> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let found = self.scores.find(&name).cloned();
-        found.ok_or_else(|| {
-            Error::request_with_hint(
-                format!("trial `{name}` has no scores"),
-                "call `trial.record(scores)` for each trial",
-            )
-        })
-    }
-}
-
-impl Evaluator for RecordedEvaluator<'_> {
+impl Evaluator for RecordedScores {
     fn suites(&self) -> Vec<SuiteRow> {
-        vec![suite_of(self.scores.by_trial.values())]
-    }
-
-    fn tokens_per_model(&self) -> Option<u64> {
-        None
+        vec![suite_of(self.by_trial.values())]
     }
 
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error> {
         self.scores_of(path)
     }
 
-    fn score_merges(
-        &mut self,
-        outputs: &[OutputPlan],
-        on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, Error> {
+    fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error> {
         let score = |(i, output): (usize, &OutputPlan)| {
             let scores = self.scores_of(&output.path)?;
             on_score(i, &scores);
@@ -123,6 +101,6 @@ impl Evaluator for RecordedEvaluator<'_> {
     }
 
     fn cost(&self) -> CostRow {
-        CostRow { n_evaluations: self.scores.by_trial.len() as u64, ..CostRow::default() }
+        CostRow { n_evaluations: self.by_trial.len() as u64, ..CostRow::default() }
     }
 }

@@ -53,4 +53,9 @@ impl SplitMix {
     pub(crate) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
+
+    /// Puts the items into any order, each as likely as the others.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        (1..items.len()).rev().for_each(|i| items.swap(i, self.below(i + 1)));
+    }
 }

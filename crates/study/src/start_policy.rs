@@ -13,7 +13,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, pretty_json};
 use crate::recover::RecoveryPlan;
 
 /// `kind` of a policy.
@@ -131,19 +131,14 @@ impl StatePolicy {
             Some(rate) => format!("the schedule's at step {step}, where the log has {rate}"),
             None => format!("the schedule's at step {step}"),
         };
+        let sources = start_sources(&plan.sources);
         Self {
-            kind: START_KIND.to_owned(),
-            version: START_VERSION,
-            purpose: StartPurpose::Recovery,
-            checkpoint,
-            format: safetensors(),
-            optimizer: OptimizerPolicy::Drop,
-            sources: start_sources(&plan.sources),
             state: StartState::Full,
             moments,
             data,
             skip_data_steps: plan.skip_data_steps(data),
             learning_rate: LearningRatePolicy { at_newest_source: plan.learning_rate, advice },
+            ..Self::for_start(StartPurpose::Recovery, sources, checkpoint, None)
         }
     }
 
@@ -186,9 +181,7 @@ impl StatePolicy {
     /// # Errors
     /// `ReportForm`.
     pub fn to_json(&self) -> Result<String, Error> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|source| Error::ReportForm { source })?;
-        text.push('\n');
-        Ok(text)
+        pretty_json(self)
     }
 
     /// The step at which training resumes: that of the newest source, or nothing where it starts again.

@@ -206,7 +206,6 @@ impl<'a> StudyView<'a> {
     }
 
     /// Training tokens of a step near this one, where they are known.
-    #[expect(clippy::cast_precision_loss, reason = "a few figures are shown")]
     pub(crate) fn tokens_per_step(&self, near: u64) -> Option<f64> {
         let known = || self.record.checkpoints.iter().filter_map(|one| Some((one.step, one.tokens?)));
         let (step, tokens) = known().filter(|one| one.0 <= near).max_by_key(|one| one.0)?;

@@ -345,13 +345,13 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
     let terms: Vec<Term> = receipt.plan.sources.iter().map(Term::of).collect();
     let mut digests = vec![planes.write(&terms, PLANES[0])?];
     let mut rest: Vec<Term> = terms.iter().map(Term::turned).collect();
-    rest.push(Term { path: stage.join(PLANES[0]), sign: 1, is_sum: true });
+    rest.push(Term::plane(stage.join(PLANES[0]), 1));
     let second = planes.write(&rest, PLANES[1])?;
     if planes.is_zero(PLANES[1])? {
         cx.storage.remove(&stage.join(PLANES[1]))?;
     } else {
         digests.push(second);
-        rest.push(Term { path: stage.join(PLANES[1]), sign: -1, is_sum: true });
+        rest.push(Term::plane(stage.join(PLANES[1]), -1));
         planes.write(&rest, REST)?;
         if !planes.is_zero(REST)? {
             return Err(Error::request_with_hint(
@@ -376,23 +376,43 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
     Ok(n_planes)
 }
 
-/// A source of a plane.
+/// A checkpoint or a plane that is added or taken away.
 #[derive(Debug, Clone)]
-struct Term {
-    path: PathBuf,
-    sign: i64,
-    is_sum: bool,
+pub(crate) struct Term {
+    pub(crate) source: SourceRef,
+    pub(crate) sign: i64,
+    pub(crate) is_sum: bool,
 }
 
 impl Term {
-    fn of(source: &PlanSource) -> Self {
+    /// As the source of a mean is summed.
+    pub(crate) fn of(source: &PlanSource) -> Self {
         let sign = if source.numerator.starts_with('-') { -1 } else { 1 };
-        Self { path: source.path.clone(), sign, is_sum: source.is_sum }
+        Self { source: source.source(), sign, is_sum: source.is_sum }
+    }
+
+    /// A plane of an exact sum.
+    pub(crate) fn plane(path: PathBuf, sign: i64) -> Self {
+        Self { source: SourceRef { path, step: None, tokens: None }, sign, is_sum: true }
     }
 
     fn turned(&self) -> Self {
         Self { sign: -self.sign, ..self.clone() }
     }
+}
+
+/// The sum of the terms over a divisor, in all other respects [`like`] an old output.
+pub(crate) fn sum_of(
+    terms: &[Term],
+    divisor: i64,
+    (old, path, scheme): (&OutputPlan, &Path, &str),
+    newest: usize,
+) -> Result<OutputPlan, Error> {
+    let sources: Vec<SourceRef> = terms.iter().map(|term| term.source.clone()).collect();
+    let coefficients = Coefficients::new(terms.iter().map(|term| term.sign), divisor)?;
+    let mut output = like(old, OutputPlan::new(path, scheme, &sources, &coefficients), newest);
+    output.sources.iter_mut().zip(terms).for_each(|(source, term)| source.is_sum = term.is_sum);
+    Ok(output)
 }
 
 /// Progress without notes.
@@ -425,14 +445,10 @@ struct SumPlanes<'a> {
 impl SumPlanes<'_> {
     /// Writes a sum; the digest of the plane.
     fn write(&self, terms: &[Term], name: &str) -> Result<String, Error> {
-        let source = |term: &Term| SourceRef { path: term.path.clone(), step: None, tokens: None };
-        let sources: Vec<SourceRef> = terms.iter().map(source).collect();
-        let coefficients = Coefficients::new(terms.iter().map(|term| term.sign), 1)?;
         let plan = &self.receipt.plan;
         // The newest of the merge's own sources has the files that travel.
         let newest = plan.policy.newest;
-        let mut output = like(plan, OutputPlan::new(self.stage.join(name), "custom", &sources, &coefficients), newest);
-        output.sources.iter_mut().zip(terms).for_each(|(source, term)| source.is_sum = term.is_sum);
+        let mut output = sum_of(terms, 1, (plan, &self.stage.join(name), "custom"), newest)?;
         output.dtype = OutputDtype::F64;
         output.digest = DigestChoice::Xxh3;
         output.policy.model_card = false;

@@ -2,39 +2,42 @@
 
 use thalweg_storage::guard::OwnKind;
 
-use crate::record::{RawRow, ScoreRow, StudyRecord, TrialRow};
+use crate::record::{MergeSource, RawRow, ScoreRow, StudyRecord, TrialRow};
 
 /// Name of the file in a study's folder.
 pub const TABLE_NAME: &str = "study.csv";
 /// How the table of a study is recognised before it is replaced.
 pub const TABLE_FILE: OwnKind<'_> = OwnKind::text("the table of a study", "kind,name,step,tokens,n_checkpoints");
 
-const COLUMNS: [&str; 25] = [
-    "kind",
-    "name",
-    "step",
-    "tokens",
-    "n_checkpoints",
-    "interval_steps",
-    "interval_tokens",
-    "scheme",
-    "is_chosen",
-    "suite",
-    "role",
-    "task",
-    "measure",
-    "higher_is_better",
-    "value",
-    "standard_error",
-    "n",
-    "gain",
-    "gain_low_95",
-    "gain_high_95",
-    "plan_digest",
-    "params_digest",
-    "path",
-    "source_steps",
-    "coefficients",
+/// The name of a column, and what makes its cells.
+type Column = (&'static str, fn(&Row<'_>) -> String);
+
+const COLUMNS: [Column; 25] = [
+    ("kind", |row| row.model.kind.to_owned()),
+    ("name", |row| row.model.name.clone()),
+    ("step", |row| row.model.step.to_string()),
+    ("tokens", |row| maybe(row.tokens())),
+    ("n_checkpoints", |row| maybe(row.model.trial.map(|trial| trial.n_checkpoints))),
+    ("interval_steps", |row| maybe(row.model.trial.and_then(|trial| trial.interval_steps))),
+    ("interval_tokens", |row| maybe(row.model.trial.and_then(|trial| trial.interval_tokens))),
+    ("scheme", |row| maybe(row.model.trial.map(|trial| &trial.scheme))),
+    ("is_chosen", |row| row.is_chosen().to_string()),
+    ("suite", |row| row.score.suite.clone()),
+    ("role", |row| maybe(row.role())),
+    ("task", |row| row.score.task.clone()),
+    ("measure", |row| row.score.measure.clone()),
+    ("higher_is_better", |row| row.score.higher_is_better.to_string()),
+    ("value", |row| row.score.value.to_string()),
+    ("standard_error", |row| maybe(row.score.standard_error)),
+    ("n", |row| row.score.n.to_string()),
+    ("gain", |row| maybe(row.score.gain.map(|gain| gain.value))),
+    ("gain_low_95", |row| maybe(row.gain_interval().map(|interval| interval[0]))),
+    ("gain_high_95", |row| maybe(row.gain_interval().map(|interval| interval[1]))),
+    ("plan_digest", |row| maybe(row.model.trial.map(|trial| &trial.plan_digest))),
+    ("params_digest", |row| maybe(row.model.params_digest)),
+    ("path", |row| maybe(row.model.path)),
+    ("source_steps", |row| row.of_sources(|source| source.step.to_string())),
+    ("coefficients", |row| row.of_sources(|source| source.coefficient.to_string())),
 ];
 
 /// The scores of `record` by RFC 4180: a header, then raw checkpoints, merges and annealed checkpoints in their order.
@@ -49,19 +52,16 @@ const COLUMNS: [&str; 25] = [
 /// ```
 pub fn to_csv(record: &StudyRecord) -> String {
     let mut text = String::new();
-    write_line(&mut text, &COLUMNS.map(str::to_owned));
-    let raw = |text: &mut String, kind: &str, raw: &RawRow| {
-        for score in &raw.scores {
-            write_line(text, &cells(record, Model::of_raw(kind, raw), score));
-        }
-    };
-    record.raws.iter().for_each(|row| raw(&mut text, "raw", row));
-    for trial in &record.trials {
-        for score in &trial.scores {
-            write_line(&mut text, &cells(record, Model::of_trial(trial), score));
+    write_line(&mut text, COLUMNS.iter().map(|(name, _)| (*name).to_owned()));
+    let raws = record.raws.iter().map(|raw| (Model::of_raw("raw", raw), &raw.scores));
+    let trials = record.trials.iter().map(|trial| (Model::of_trial(trial), &trial.scores));
+    let annealed = record.annealed.iter().map(|raw| (Model::of_raw("annealed", raw), &raw.scores));
+    for (model, scores) in raws.chain(trials).chain(annealed) {
+        for score in scores {
+            let row = Row { record, model: &model, score };
+            write_line(&mut text, COLUMNS.iter().map(|(_, cell)| cell(&row)));
         }
     }
-    record.annealed.iter().for_each(|row| raw(&mut text, "annealed", row));
     text
 }
 
@@ -94,51 +94,42 @@ impl<'a> Model<'a> {
     }
 }
 
-fn cells(record: &StudyRecord, model: Model<'_>, score: &ScoreRow) -> [String; 25] {
-    let trial = model.trial;
-    let checkpoint = record.checkpoints.iter().find(|row| row.step == model.step);
-    let suite = record.suites.iter().find(|suite| suite.name == score.suite);
-    let is_chosen = record.choice.as_ref().is_some_and(|choice| trial.is_some_and(|trial| trial.name == choice.trial));
-    let gain = score.gain;
-    let interval = gain.and_then(|gain| gain.interval_95);
-    let joined = |show: &dyn Fn(&crate::record::MergeSource) -> String| {
-        trial.map_or_else(String::new, |trial| trial.sources.iter().map(show).collect::<Vec<_>>().join(" "))
-    };
-    [
-        model.kind.to_owned(),
-        model.name,
-        model.step.to_string(),
-        maybe(checkpoint.and_then(|row| row.tokens)),
-        maybe(trial.map(|trial| trial.n_checkpoints)),
-        maybe(trial.and_then(|trial| trial.interval_steps)),
-        maybe(trial.and_then(|trial| trial.interval_tokens)),
-        maybe(trial.map(|trial| &trial.scheme)),
-        is_chosen.to_string(),
-        score.suite.clone(),
-        maybe(suite.and_then(|suite| suite.role.as_ref())),
-        score.task.clone(),
-        score.measure.clone(),
-        score.higher_is_better.to_string(),
-        score.value.to_string(),
-        maybe(score.standard_error),
-        score.n.to_string(),
-        maybe(gain.map(|gain| gain.value)),
-        maybe(interval.map(|interval| interval[0])),
-        maybe(interval.map(|interval| interval[1])),
-        maybe(trial.map(|trial| &trial.plan_digest)),
-        maybe(model.params_digest),
-        maybe(model.path),
-        joined(&|source| source.step.to_string()),
-        joined(&|source| source.coefficient.to_string()),
-    ]
+/// One score of a model.
+struct Row<'a> {
+    record: &'a StudyRecord,
+    model: &'a Model<'a>,
+    score: &'a ScoreRow,
+}
+
+impl Row<'_> {
+    fn tokens(&self) -> Option<u64> {
+        self.record.checkpoints.iter().find(|row| row.step == self.model.step)?.tokens
+    }
+
+    fn is_chosen(&self) -> bool {
+        let chosen = self.record.choice.as_ref().map(|choice| &choice.trial);
+        chosen.is_some() && chosen == self.model.trial.map(|trial| &trial.name)
+    }
+
+    fn role(&self) -> Option<&String> {
+        self.record.suites.iter().find(|suite| suite.name == self.score.suite)?.role.as_ref()
+    }
+
+    fn gain_interval(&self) -> Option<[f64; 2]> {
+        self.score.gain?.interval_95
+    }
+
+    fn of_sources(&self, show: fn(&MergeSource) -> String) -> String {
+        self.model.trial.map_or_else(String::new, |trial| trial.sources.iter().map(show).collect::<Vec<_>>().join(" "))
+    }
 }
 
 fn maybe(value: Option<impl ToString>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
-fn write_line(text: &mut String, cells: &[String]) {
-    for (i, cell) in cells.iter().enumerate() {
+fn write_line(text: &mut String, cells: impl Iterator<Item = String>) {
+    for (i, cell) in cells.enumerate() {
         if i > 0 {
             text.push(',');
         }
@@ -147,7 +138,7 @@ fn write_line(text: &mut String, cells: &[String]) {
             text.push_str(&cell.replace('"', "\"\""));
             text.push('"');
         } else {
-            text.push_str(cell);
+            text.push_str(&cell);
         }
     }
     text.push('\n');

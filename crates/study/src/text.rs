@@ -14,7 +14,6 @@ pub(crate) fn show_count(value: f64) -> String {
 }
 
 /// The same for whole numbers.
-#[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
 pub(crate) fn show_whole(value: u64) -> String {
     show_count(value as f64)
 }

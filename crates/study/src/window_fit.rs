@@ -71,9 +71,7 @@ impl Weighing {
     /// Equal coefficients on n checkpoints, `interval` steps apart.
     pub fn uniform(n: usize, interval: f64) -> Self {
         let n = n.max(1);
-        #[expect(clippy::cast_precision_loss, reason = "counts of checkpoints")]
         let steps_before_end = (0..n).rev().map(|back| back as f64 * interval).collect();
-        #[expect(clippy::cast_precision_loss, reason = "counts of checkpoints")]
         let coefficients = vec![1.0 / n as f64; n];
         Self { steps_before_end, coefficients }
     }

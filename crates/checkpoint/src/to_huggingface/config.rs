@@ -253,7 +253,7 @@ mod tests {
             (json!({"intermediate_size": 7}), "", "`intermediate_size` is 7, but 6 by tensor"),
             (json!({"num_attention_heads": 4, "head_dim": 4}), "", "`num_attention_heads` is 4 heads of 4 rows"),
             (json!({"num_key_value_heads": 2}), "", "`num_key_value_heads` is 2 heads of 4 rows"),
-            (json!({"num_hidden_layers": 1}), "", "its model has 1 layers, and the checkpoint has a tensor"),
+            (json!({"num_hidden_layers": 1}), "", "its model has 1 layer, but the checkpoint has a tensor"),
             (json!({"num_hidden_layers": 3}), "", "`model.layers.2.self_attn.q_proj.weight`, which the checkpoint"),
             (json!({"num_hidden_layers": u64::MAX}), "", "which the checkpoint lacks"),
             (json!({}), "lm_head.weight", "its model has a tensor `lm_head.weight`, which the checkpoint lacks"),

@@ -1,6 +1,6 @@
 //! Why a checkpoint does not become one of Hugging Face.
 
-use thalweg_tensor::{CoverFault, Shape, display_name};
+use thalweg_tensor::{CoverFault, Shape, counted, display_name};
 
 use super::naming::Naming;
 use crate::rename::NameCollision;
@@ -109,7 +109,7 @@ pub enum ConfigFault {
         tensor: String,
     },
     /// A tensor that the config's model does not have.
-    #[error("its model has {stated} layers, but the checkpoint has a tensor `{}`", display_name(tensor))]
+    #[error("its model has {}, but the checkpoint has a tensor `{}`", counted(*stated, "layer"), display_name(tensor))]
     TooMany {
         /// `num_hidden_layers`.
         stated: u64,

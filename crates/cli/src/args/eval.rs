@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use thalweg_eval::StartRule;
 
-use super::{ReadArgs, StartTokenChoice};
+use super::ReadArgs;
+use super::format::start_rule;
 use crate::options::Seconds;
 
 #[derive(Debug, Args)]
@@ -36,8 +38,8 @@ pub(crate) struct EvalArgs {
     pub(crate) tokenizer: Option<PathBuf>,
     /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never
     /// before a context (never) [default: as the suite says, else always]
-    #[arg(long, value_enum, value_name = "WHEN", conflicts_with_all = ["eval_command", "results"])]
-    pub(crate) start_token: Option<StartTokenChoice>,
+    #[arg(long, value_parser = start_rule(), value_name = "WHEN", conflicts_with_all = ["eval_command", "results"])]
+    pub(crate) start_token: Option<StartRule>,
     /// Score with another program, run by the shell; {checkpoint} and {out} become paths. It writes
     /// results in one of the forms of --results, or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use thalweg_study::extrapolate::Direction;
 
+use super::format::{one_of, word};
 use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, SelectionArgs};
 use crate::options::parse_whole;
 
@@ -35,8 +37,8 @@ pub(crate) struct ExtrapolateArgs {
     #[arg(long, value_name = "M", value_parser = parse_whole::<usize>)]
     pub(crate) points: Option<usize>,
     /// The line: leading principal component of the points, or from the oldest to the newest
-    #[arg(long, value_enum, default_value_t = DirectionChoice::Pc1, value_name = "LINE")]
-    pub(crate) direction: DirectionChoice,
+    #[arg(long, value_parser = one_of(["pc1", "secant"], word::<Direction>), default_value = "pc1", value_name = "LINE")]
+    pub(crate) direction: Direction,
     /// Take a step of this many lags, 0 to 2, whatever its score [default: found by scores]
     #[arg(long, value_name = "A")]
     pub(crate) alpha: Option<f64>,
@@ -53,10 +55,4 @@ pub(crate) struct ExtrapolateArgs {
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DirectionChoice {
-    Pc1,
-    Secant,
 }

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+use thalweg_study::mix::Objective;
 
+use super::format::{one_of, word};
 use super::{RunArgs, ScoringArgs};
 use crate::options::{Count, parse_whole};
 
@@ -126,8 +128,8 @@ pub(crate) struct MixSearchArgs {
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = parse_whole::<usize>)]
     pub(crate) rounds: usize,
     /// What to minimise: the mean over the tasks of the rank, or of the loss itself
-    #[arg(long, value_enum, default_value_t = ObjectiveChoice::Rank, value_name = "WHAT")]
-    pub(crate) objective: ObjectiveChoice,
+    #[arg(long, value_parser = one_of(["rank", "mean"], word::<Objective>), default_value = "rank", value_name = "WHAT")]
+    pub(crate) objective: Objective,
     /// Score only these mixtures: JSON lines with `coefficients` or `data_shares`
     #[arg(long, value_name = "FILE")]
     pub(crate) mixtures: Option<PathBuf>,
@@ -141,12 +143,6 @@ pub(crate) struct MixSearchArgs {
     pub(crate) scoring: ScoringArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ObjectiveChoice {
-    Rank,
-    Mean,
 }
 
 #[derive(Debug, Args)]

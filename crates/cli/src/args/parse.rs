@@ -2,22 +2,20 @@
 
 use std::ffi::OsString;
 
-use clap::FromArgMatches;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgMatches, FromArgMatches};
 
-use thalweg_merge::plan::OutputDtype;
+use super::{Arguments, ReadArgs, program};
 
-use super::{Arguments, program};
-
-/// The arguments of this process, or what to print instead of running.
-pub(crate) fn parse_arguments() -> Result<Arguments, clap::Error> {
+/// The arguments of this process, with those about how checkpoints are read, or what to print instead of running.
+pub(crate) fn parse_arguments() -> Result<(Arguments, ReadArgs), clap::Error> {
     let words: Vec<OsString> = std::env::args_os().collect();
     // `--last -1` is a bad number, not an unknown option.
     let mut command = allow_negative_numbers(program());
-    let parsed = command
-        .try_get_matches_from_mut(&words)
-        .and_then(|matches| Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command)));
+    let parsed = command.try_get_matches_from_mut(&words).and_then(|matches| {
+        let arguments = Arguments::from_arg_matches(&matches).and_then(|all| Ok((all, reading(&matches)?)));
+        arguments.map_err(|error| error.format(&mut command))
+    });
     parsed.map_err(|mut error| {
         if error.kind() == ErrorKind::UnknownArgument
             && let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg)
@@ -37,20 +35,13 @@ pub(crate) fn parse_arguments() -> Result<Arguments, clap::Error> {
     })
 }
 
-/// Takes every name of an element type, and lists the usual ones.
-pub(super) fn dtype_parser() -> impl TypedValueParser<Value = OutputDtype> {
-    let is_usual = |i: usize| OutputDtype::NAMES[..i].iter().all(|(_, dtype)| *dtype != OutputDtype::NAMES[i].1);
-    let usual = (0..OutputDtype::NAMES.len()).filter(|i| is_usual(*i)).map(|i| {
-        let (name, dtype) = OutputDtype::NAMES[i];
-        let others = OutputDtype::NAMES.iter().filter(move |(other, same)| *same == dtype && *other != name);
-        PossibleValue::new(name).aliases(others.map(|(other, _)| *other))
-    });
-    PossibleValuesParser::new(usual.collect::<Vec<_>>()).map(|name| named_dtype(&name))
-}
-
-/// The type of a name that the parser accepted, in any case.
-fn named_dtype(name: &str) -> OutputDtype {
-    OutputDtype::named(&name.to_lowercase()).unwrap_or(OutputDtype::Same)
+/// What is said about reading, by whichever command takes it.
+fn reading(matches: &ArgMatches) -> Result<ReadArgs, clap::Error> {
+    match matches.subcommand() {
+        Some((_, below)) => reading(below),
+        None if matches.try_contains_id("rename").is_ok() => ReadArgs::from_arg_matches(matches),
+        None => Ok(ReadArgs::default()),
+    }
 }
 
 fn allow_negative_numbers(command: clap::Command) -> clap::Command {

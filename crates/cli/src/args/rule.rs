@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 /// How experts that were trained from one base are merged.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
@@ -32,37 +32,13 @@ pub(crate) struct RuleArgs {
     pub(crate) epsilon: Option<String>,
     /// Whose definition to follow where they differ: the paper's or mergekit's; docs/methods.md says where [default:
     /// paper]
-    #[arg(long, value_enum, value_name = "WHOSE")]
-    pub(crate) convention: Option<ConventionChoice>,
+    #[arg(long, value_parser = ["paper", "mergekit"], value_name = "WHOSE")]
+    pub(crate) convention: Option<String>,
     /// Divide the sum by the coefficients that took part [default: yes where the convention takes a mean]
-    #[arg(long, value_enum, value_name = "WHEN")]
-    pub(crate) divide: Option<DivideChoice>,
+    #[arg(long, value_parser = ["yes", "no"], value_name = "WHEN")]
+    pub(crate) divide: Option<String>,
     /// How to rescale kept differences to make up for dropped ones: not at all, by their probability, or by the L1
     /// norm of each tensor [default: by rule and convention]
-    #[arg(long, value_enum, value_name = "HOW")]
-    pub(crate) rescale: Option<RescaleChoice>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ConventionChoice {
-    Paper,
-    Mergekit,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DivideChoice {
-    Yes,
-    No,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RescaleChoice {
-    None,
-    Inverse,
-    L1,
-}
-
-/// A choice as it is spelt.
-pub(crate) fn word(choice: impl ValueEnum) -> String {
-    choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    #[arg(long, value_parser = ["none", "inverse", "l1"], value_name = "HOW")]
+    pub(crate) rescale: Option<String>,
 }

@@ -2,9 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use thalweg_eval::StartRule;
+use thalweg_lab::config::MomentsPolicy;
+use thalweg_merge::scheme::DecayCurve;
+use thalweg_study::start_policy::{DataPolicy, StartPurpose};
+use thalweg_study::sweep::{Keep, RawChoice};
 
-use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, SharesArgs, StartTokenChoice};
+use super::format::{one_of, start_rule, word};
+use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, SharesArgs};
 use crate::options::{ByteSize, Count, Seconds, parse_whole};
 
 #[derive(Debug, Args)]
@@ -40,10 +46,10 @@ pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) scoring: ScoringArgs,
     /// Which merges to write [default: all without a suite, best with one]
-    #[arg(long, value_enum, value_name = "WHICH")]
-    pub(crate) keep: Option<KeepChoice>,
+    #[arg(long, value_parser = one_of(["all", "best", "none"], word::<Keep>), value_name = "WHICH")]
+    pub(crate) keep: Option<Keep>,
     /// Raw checkpoints to score beside the merges: the newest of each window, or all of them
-    #[arg(long, value_enum, default_value_t = RawChoice::Newest, value_name = "WHICH")]
+    #[arg(long, value_parser = one_of(["newest", "window"], word::<RawChoice>), default_value = "newest", value_name = "WHICH")]
     pub(crate) raws: RawChoice,
     /// Suite that is scored for the report only and does not affect the choice; must share no row with `--suite`
     #[arg(long, value_name = "FILE")]
@@ -107,8 +113,9 @@ pub(crate) struct ForecastArgs {
 #[command(next_help_heading = "Forecast")]
 pub(crate) struct AnnealArgs {
     /// Shape of the anneal
-    #[arg(long, value_enum, default_value_t = CurveChoice::Linear, value_name = "CURVE")]
-    pub(crate) anneal: CurveChoice,
+    #[arg(long, default_value = "linear", value_name = "CURVE")]
+    #[arg(value_parser = one_of(["linear", "cosine", "1-sqrt"], word::<DecayCurve>))]
+    pub(crate) anneal: DecayCurve,
     /// Its length in steps [default: a tenth of the end step]
     #[arg(long, value_name = "D", conflicts_with = "anneal_tokens")]
     pub(crate) anneal_steps: Option<Count>,
@@ -128,16 +135,8 @@ impl AnnealArgs {
     pub(crate) fn is_default(&self) -> bool {
         let Self { anneal, anneal_steps, anneal_tokens, anneal_floor, calibrate } = self;
         let no_length = anneal_steps.is_none() && anneal_tokens.is_none();
-        *anneal == CurveChoice::Linear && no_length && *anneal_floor <= 0.0 && calibrate.is_none()
+        *anneal == DecayCurve::Linear && no_length && *anneal_floor <= 0.0 && calibrate.is_none()
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CurveChoice {
-    Linear,
-    Cosine,
-    #[value(name = "1-sqrt")]
-    OneMinusSqrt,
 }
 
 /// By what models are scored.
@@ -161,8 +160,8 @@ pub(crate) struct ScoringArgs {
     pub(crate) tokenizer: Option<PathBuf>,
     /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never
     /// before a context (never) [default: as the suite says, else always]
-    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
-    pub(crate) start_token: Option<StartTokenChoice>,
+    #[arg(long, value_parser = start_rule(), value_name = "WHEN", conflicts_with = "eval_command")]
+    pub(crate) start_token: Option<StartRule>,
     /// Folder in which scores are kept for reuse [default: DIR/scores]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
@@ -173,19 +172,6 @@ impl ScoringArgs {
     pub(crate) fn is_given(&self) -> bool {
         self.suite.is_some() || self.eval_command.is_some()
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum KeepChoice {
-    All,
-    Best,
-    None,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RawChoice {
-    Newest,
-    Window,
 }
 
 #[derive(Debug, Args)]
@@ -202,11 +188,11 @@ pub(crate) struct RecoverArgs {
     #[arg(short, long, alias = "output", value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
     /// The optimizer's moments: zero, those of the newest source, or the sources' average
-    #[arg(long, value_enum, default_value_t = MomentsChoice::Newest)]
-    pub(crate) moments: MomentsChoice,
+    #[arg(long, value_parser = one_of(["reset", "newest", "average"], word::<MomentsPolicy>), default_value = "newest")]
+    pub(crate) moments: MomentsPolicy,
     /// The batches from the newest source to the end of the spike
-    #[arg(long, value_enum, default_value_t = DataChoice::Skip)]
-    pub(crate) data: DataChoice,
+    #[arg(long, value_parser = one_of(["skip", "replay"], word::<DataPolicy>), default_value = "skip")]
+    pub(crate) data: DataPolicy,
     /// Scheme with its parameter, such as wma or ema:0.2
     #[arg(long, value_name = "SCHEME", default_value = "sma")]
     pub(crate) scheme: String,
@@ -216,25 +202,6 @@ pub(crate) struct RecoverArgs {
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MomentsChoice {
-    Reset,
-    Newest,
-    Average,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DataChoice {
-    Skip,
-    Replay,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StartChoice {
-    Cpt,
-    Sft,
 }
 
 #[derive(Debug, Args)]
@@ -249,8 +216,8 @@ pub(crate) struct InitArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
     /// Continued pre-training, or fine-tuning
-    #[arg(long = "for", value_enum, value_name = "PURPOSE")]
-    pub(crate) purpose: StartChoice,
+    #[arg(long = "for", value_parser = one_of(["cpt", "sft"], word::<StartPurpose>), value_name = "PURPOSE")]
+    pub(crate) purpose: StartPurpose,
     /// Folder of the start point
     #[arg(short, long, alias = "output", value_name = "OUT")]
     pub(crate) out: PathBuf,

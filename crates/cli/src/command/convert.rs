@@ -12,7 +12,7 @@ use crate::planned::show_plan;
 use crate::requests::file_options;
 
 pub(crate) fn run(args: &ConvertArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let mut output = OutputOptions { format: Some(args.format.into()), ..file_options(&args.files, &args.huggingface) };
+    let mut output = OutputOptions { format: Some(args.format), ..file_options(&args.files, &args.huggingface) };
     if args.consolidate {
         output.out_shard_bytes = Some(u64::MAX);
     }

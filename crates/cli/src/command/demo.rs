@@ -20,10 +20,8 @@ pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Re
     let size = if args.quick { DemoSize::Quick } else { DemoSize::Full };
     let spec = DemoSpec { folder: args.out.clone(), seed: args.seed, size };
     let watcher = ShareWatcher::new(messages);
-    let record = run_demo(&spec, command_line(), &watcher, &world.context(SUMMING_MEMORY_BYTES));
-    watcher.meter.clear();
-    world.clear_progress();
-    let record = record.map_err(|error| explain_stop(error, args))?;
+    let record = run_demo(&spec, command_line(), &watcher, &world.context(SUMMING_MEMORY_BYTES))
+        .map_err(|error| explain_stop(error, args))?;
     let page = spec.folder.join(PAGE_NAME);
     messages.json(&json!({
         "kind": "thalweg-demo", "version": 2, "page": page, "seed": args.seed, "choice": record.choice,
@@ -91,7 +89,6 @@ impl DemoWatcher for ShareWatcher<'_> {
         let urgency = if state.stage == stage { Urgency::InTurn } else { Urgency::Now };
         stage.clone_into(&mut state.stage);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the ticks")]
-        #[expect(clippy::cast_precision_loss, reason = "ten thousand")]
         let ticks = (share_done.clamp(0.0, 1.0) * N_TICKS as f64) as u64;
         self.meter.show([ticks, N_TICKS], urgency, || {
             let left = state.seconds_left(share_done).map_or_else(String::new, |left| format!(", {left:.0} s left"));

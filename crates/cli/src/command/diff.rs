@@ -21,9 +21,7 @@ pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Re
     let reading = ReadOptions { dequantise: true, ..world.reading.clone() };
     let a = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.a)?, &reading)?;
     let b = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.b)?, &reading)?;
-    let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0));
-    world.clear_progress();
-    let diff = diff?;
+    let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0))?;
     messages.json(&diff.document());
     messages.text(&table(&diff));
     diff.remarks().iter().for_each(|remark| messages.note(remark));

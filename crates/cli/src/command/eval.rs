@@ -43,13 +43,11 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
     let suite_path = args.suite.as_deref().unwrap_or(Path::new(""));
     let suite = Suite::open(&*world.storage, suite_path)?;
     let suite = match args.start_token {
-        Some(rule) => suite.with_start_rule(rule.into()),
+        Some(rule) => suite.with_start_rule(rule),
         None => suite,
     };
     let suite = fit_context(suite, &paths, world)?;
-    let scored = world.in_pool(|| score_all(args, &paths, &suite, world, messages));
-    world.clear_progress();
-    let scored = scored??;
+    let scored = world.in_pool(|| score_all(args, &paths, &suite, world, messages))??;
     let compared = world.in_pool(|| compare_all(&scored))??;
     if scored.iter().any(|other| other.tokenizer_digest != scored[0].tokenizer_digest) {
         messages.note("the tokenizers differ: only measures that do not depend on tokens are compared");
@@ -201,7 +199,6 @@ fn document(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> Value {
 }
 
 fn tokens_per_second(task: &TaskScores) -> Option<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = task.n_tokens as f64 / task.seconds;
     rate.is_finite().then_some(rate)
 }

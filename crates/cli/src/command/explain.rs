@@ -30,9 +30,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         check_study_folder(&world.storage, folder)?;
     }
     let run = world.context(args.memory.0);
-    let measured = measure_geometry(&plan, &run);
-    world.clear_progress();
-    let report = Report(measured?);
+    let report = Report(measure_geometry(&plan, &run)?);
     let fault = report.0.fault(&chosen);
     if let Some(fault) = fault.as_ref().filter(|_| args.svg.is_some() || args.out.is_some()) {
         return Err(Error::usage_with_hint(
@@ -120,7 +118,6 @@ fn group_table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (S
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use serde_json::json;
 use thalweg_study::extrapolate::{
-    CandidateRow, Direction, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
+    CandidateRow, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
 };
 use thalweg_study::record::GainRow;
 use thalweg_tensor::counted;
 
-use crate::args::{DirectionChoice, ExtrapolateArgs};
+use crate::args::ExtrapolateArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
@@ -55,10 +55,7 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages
     };
     // Measuring the line and writing the merge have bars.
     let writing = world.context(args.execution.memory.0);
-    let outcome = run_extrapolation(&request, &trajectory, &mut *evaluator, options, (&resolver, &writing));
-    world.clear_progress();
-    meter.clear();
-    let outcome = outcome?;
+    let outcome = run_extrapolation(&request, &trajectory, &mut *evaluator, options, (&resolver, &writing))?;
     messages.json(&document(&outcome));
     messages.text(&text(args, &outcome));
     Ok(if outcome.refusal.is_some() { Outcome::No } else { Outcome::Done })
@@ -69,10 +66,7 @@ fn request(args: &ExtrapolateArgs) -> ExtrapolationRequest {
         selection: (&args.selection).into(),
         window: args.window,
         n_points: args.points,
-        direction: match args.direction {
-            DirectionChoice::Pc1 => Direction::Pc1,
-            DirectionChoice::Secant => Direction::Secant,
-        },
+        direction: args.direction,
         alpha: args.alpha,
     }
 }

@@ -33,9 +33,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
         return Ok(Outcome::Done);
     }
     let began = std::time::Instant::now();
-    let outcome = execute_fetch(&plan, &hub, &cx);
-    world.clear_progress();
-    let fetched = outcome?;
+    let fetched = execute_fetch(&plan, &hub, &cx)?;
     messages.json(&report.with_outcome(&fetched).to_json()?);
     messages.text(&shown::outcome_text(&plan, &fetched, began.elapsed().as_secs_f64()));
     Ok(Outcome::Done)
@@ -79,7 +77,6 @@ mod shown {
         text
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     pub(super) fn outcome_text(plan: &FetchPlan, fetched: &Fetched, seconds: f64) -> String {
         let what = format!("{} revisions of `{}`", plan.revisions.len(), plan.repository);
         let what = if plan.revisions.len() == 1 { what.replacen("1 revisions", "1 revision", 1) } else { what };

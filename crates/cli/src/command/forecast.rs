@@ -52,9 +52,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     let like = like.ok_or_else(|| Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())))?;
     let from = (like.as_path(), args.out.as_deref());
     let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
-    let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx);
-    meter.clear();
-    let answer = answer?;
+    let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx)?;
     let outcome = match answer.outcome {
         Ok(outcome) => outcome,
         Err(refusal) => return Ok(refuse(&refusal, &answer.request, messages)),

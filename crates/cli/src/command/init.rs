@@ -8,11 +8,11 @@ use thalweg_storage::guard::output_path;
 use thalweg_study::request::{Resolver, SchemeOptions, Selection};
 use thalweg_study::restart::{check_policy_place, publish_policy};
 use thalweg_study::select::source_ref;
-use thalweg_study::start_policy::{StartPurpose, StartSource, StatePolicy};
+use thalweg_study::start_policy::{StartSource, StatePolicy};
 use thalweg_study::start_window::default_start_window;
 use thalweg_trajectory::Trajectory;
 
-use crate::args::{InitArgs, StartChoice};
+use crate::args::InitArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
@@ -62,14 +62,10 @@ fn policy(
     window: &[SourceRef],
     world: &World<'_>,
 ) -> Result<StatePolicy, Error> {
-    let purpose = match args.purpose {
-        StartChoice::Cpt => StartPurpose::Cpt,
-        StartChoice::Sft => StartPurpose::Sft,
-    };
     let sources: Vec<_> = window.iter().map(|one| StartSource { path: one.path.clone(), step: one.step }).collect();
     let newest = window.last().and_then(|newest| newest.step);
     let rate = newest.and_then(|step| learning_rate_at(trajectory, step));
-    Ok(StatePolicy::for_start(purpose, sources, output_path(&*world.storage, &args.out)?, rate))
+    Ok(StatePolicy::for_start(args.purpose, sources, output_path(&*world.storage, &args.out)?, rate))
 }
 
 fn document(policy: &StatePolicy, outcome: Option<&MergeOutcome>) -> serde_json::Value {

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_count;
-use crate::run::log_words;
+use crate::run::{log_words, spike_line};
 
 /// Checkpoints that a table shows of a long run: the first and the last ones.
 const MAX_ROWS: usize = 40;
@@ -135,10 +135,6 @@ fn table(trajectory: &Trajectory) -> String {
         let spike = spike.map_or_else(String::new, |spike| format!("  in the spike of step {}", spike.onset));
         let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}{spike}", checkpoint.step.0);
     }
-    for spike in trajectory.spikes() {
-        let end = spike.end.map_or_else(|| "it did not recover".to_owned(), |end| format!("recovered at step {end}"));
-        let (onset, peak, signal) = (spike.onset, spike.peak, spike.signal);
-        let _ = writeln!(text, "spike: onset at step {onset}, peak at step {peak}, {end}; seen in the {signal}");
-    }
+    text.extend(trajectory.spikes().iter().map(spike_line));
     text
 }

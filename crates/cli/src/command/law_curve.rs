@@ -45,9 +45,7 @@ pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -
         path: args.out.clone(),
         on_score: &mut |n_done| meter.show(n_done, None),
     };
-    let outcome = run_curve(&curve, &mut *evaluator, options, (&resolver, &cx));
-    meter.clear();
-    let outcome = outcome?;
+    let outcome = run_curve(&curve, &mut *evaluator, options, (&resolver, &cx))?;
     messages.json(&document(args, &curve, &outcome));
     messages.text(&text(args, &curve, &outcome));
     Ok(Outcome::Done)

@@ -74,9 +74,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     }
     text.push_str(&next_steps(&outcomes));
     if let (Some(folder), Some(sums), [outcome]) = (&args.keep_sums, &sums, outcomes.as_slice()) {
-        let kept = keep_sums(&outcome.receipt, sums, &cx);
-        world.clear_progress();
-        let kept = kept?;
+        let kept = keep_sums(&outcome.receipt, sums, &cx)?;
         let (planes, size) = (counted(kept.n_planes, "plane"), show_bytes(kept.n_bytes));
         let what = if kept.was_done { "the exact sum is already" } else { "kept the exact sum" };
         text.push_str(&format!("{what} in `{}`: {planes} of doubles, {size}\n", folder.display()));

@@ -53,9 +53,7 @@ pub(crate) fn compare(
 ) -> Result<Comparison, Error> {
     let diff = |path: &Path, reading: &ReadOptions| -> Result<CheckpointDiff, Error> {
         let checkpoint = open_checkpoint_with(&world.storage, path, reading)?;
-        let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
-        world.clear_progress();
-        Ok(diff?)
+        Ok(diff_checkpoints(&checkpoint, target, &world.context(memory_bytes))?)
     };
     let plan = &outcome.receipt.plan;
     let newest = plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());

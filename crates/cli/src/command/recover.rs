@@ -2,23 +2,22 @@
 
 use std::fmt::Write;
 
-use thalweg_lab::config::MomentsPolicy;
 use thalweg_merge::scheme::Scheme;
 use thalweg_study::recover::{RecoveryPlan, SpikeSearch};
 use thalweg_study::request::parse_scheme_word;
 use thalweg_study::restart::{Restart, RestartRequest, UNWRITTEN, recovery_document, search_run};
-use thalweg_study::start_policy::{DataPolicy, StatePolicy};
+use thalweg_study::start_policy::StatePolicy;
 use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
-use crate::args::{DataChoice, MomentsChoice, RecoverArgs};
+use crate::args::RecoverArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, execute_options};
 use crate::messages::Messages;
 use crate::policy::describe_policy;
-use crate::run::log_words;
+use crate::run::{log_words, spike_line};
 
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let request = request(args)?;
@@ -32,9 +31,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     }
     let cx = world.context(args.execution.memory.0);
     let restart = Restart::propose(&request, (&trajectory, &search), &resolver, &cx)?;
-    let written = restart.write(&request, execute_options(&args.execution), &resolver, &cx);
-    world.clear_progress();
-    let restart = written?;
+    let restart = restart.write(&request, execute_options(&args.execution), &resolver, &cx)?;
     messages.json(&recovery_document(&trajectory, &search, Some(&restart)));
     let Restart { plan, policy, outcome } = &restart;
     let mut text = looked_at(&trajectory, &search);
@@ -51,15 +48,8 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
 fn request(args: &RecoverArgs) -> Result<RestartRequest, Error> {
     Ok(RestartRequest {
         scheme: parse_scheme_word(&args.scheme)?,
-        moments: match args.moments {
-            MomentsChoice::Reset => MomentsPolicy::Reset,
-            MomentsChoice::Newest => MomentsPolicy::Newest,
-            MomentsChoice::Average => MomentsPolicy::Average,
-        },
-        data: match args.data {
-            DataChoice::Skip => DataPolicy::Skip,
-            DataChoice::Replay => DataPolicy::Replay,
-        },
+        moments: args.moments,
+        data: args.data,
         output: (&args.output).into(),
         out: args.out.clone(),
     })
@@ -79,11 +69,7 @@ fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
         );
         return text;
     }
-    for spike in &search.spikes {
-        let end = spike.end.map_or_else(|| "it did not recover".to_owned(), |end| format!("recovered at step {end}"));
-        let (onset, peak, signal) = (spike.onset, spike.peak, spike.signal);
-        let _ = writeln!(text, "spike: onset at step {onset}, peak at step {peak}, {end}; seen in the {signal}");
-    }
+    text.extend(search.spikes.iter().map(spike_line));
     text
 }
 

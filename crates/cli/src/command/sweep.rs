@@ -7,10 +7,10 @@ use serde_json::json;
 use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::own::merges_in;
 use thalweg_storage::guard::check_place;
-use thalweg_study::sweep::{RawChoice, SweepRequest, SweepTrial};
+use thalweg_study::sweep::{Keep, SweepRequest, SweepTrial};
 use thalweg_tensor::counted;
 
-use crate::args::{KeepChoice, SweepArgs};
+use crate::args::SweepArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{World, command_without};
@@ -100,10 +100,7 @@ fn request(args: &SweepArgs) -> SweepRequest {
         interval_tokens: args.interval_tokens.iter().map(|tokens| tokens.0).collect(),
         schemes: args.schemes.clone(),
         ends: args.ends.clone(),
-        raws: match args.raws {
-            crate::args::RawChoice::Newest => RawChoice::Newest,
-            crate::args::RawChoice::Window => RawChoice::Window,
-        },
+        raws: args.raws,
         output: (&args.output).into(),
         folder: args.out.clone(),
     }
@@ -112,7 +109,7 @@ fn request(args: &SweepArgs) -> SweepRequest {
 /// Options that need scores.
 fn check_unscored(args: &SweepArgs) -> Result<(), Error> {
     let needs = [
-        ("--keep best or none", args.keep.is_some_and(|keep| keep != KeepChoice::All)),
+        ("--keep best or none", args.keep.is_some_and(|keep| keep != Keep::All)),
         ("--report-suite", args.report_suite.is_some()),
         ("--by", args.scoring.by.is_some()),
         ("--budget-evaluations", args.budget_evaluations.is_some()),

@@ -8,12 +8,12 @@ use thalweg_study::evaluator::{Evaluator, TaskScore};
 use thalweg_study::record::{ScoreRow, StudyRecord, TrialRow};
 use thalweg_study::study_answer::answer_word;
 use thalweg_study::sweep::{
-    ComparedBest, EarlierSweep, Keep, Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep,
+    ComparedBest, EarlierSweep, Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep,
 };
 use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
-use crate::args::{KeepChoice, SweepArgs};
+use crate::args::SweepArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{World, command_line};
@@ -34,11 +34,7 @@ pub(super) fn run(
     if let Some(budget) = args.budget_evaluations {
         sweep.check_evaluations(budget)?;
     }
-    let keep = match args.keep {
-        Some(KeepChoice::All) => Keep::All,
-        Some(KeepChoice::None) => Keep::None,
-        Some(KeepChoice::Best) | None => Keep::Best,
-    };
+    let keep = args.keep.unwrap_or_default();
     // Models are counted, so that the bars of single merges and scorings would be in the way.
     let cx = world.quiet_context(args.execution.memory.0);
     check_sweep_places(sweep, keep, &args.out, &cx)?;
@@ -57,19 +53,11 @@ pub(super) fn run(
         keep,
         execute: execute_options(&args.execution),
         folder: args.out.clone(),
-        on_score: &mut |n_done, name| {
-            meter.show(n_done, Some(name));
-            if n_done == n_models {
-                meter.clear();
-            }
-        },
+        on_score: &mut |n_done, name| meter.show(n_done, Some(name)),
     };
     // The merges that are kept are written with a bar.
     let writing = world.context(args.execution.memory.0);
-    let outcome = run_sweep(sweep, trajectory, &mut *evaluator, options, &writing);
-    world.clear_progress();
-    meter.clear();
-    let outcome = outcome?;
+    let outcome = run_sweep(sweep, trajectory, &mut *evaluator, options, &writing)?;
     messages.json(&document(&outcome));
     messages.text(&table(&args.out, &outcome));
     Ok(Outcome::Done)

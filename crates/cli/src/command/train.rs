@@ -64,10 +64,7 @@ fn train_one(
     }
     let job = TrainJob { config, config_folder: folder, run_path: out, data: &data };
     let watcher = StepWatcher::new(messages);
-    let outcome = train(&job, &watcher, &world.context(SUMMING_MEMORY_BYTES));
-    watcher.meter.clear();
-    world.clear_progress();
-    Ok(outcome?)
+    Ok(train(&job, &watcher, &world.context(SUMMING_MEMORY_BYTES))?)
 }
 
 fn train_many(
@@ -78,10 +75,7 @@ fn train_many(
     messages: &Messages,
 ) -> Result<Vec<TrainOutcome>, Error> {
     let watcher = CellWatcher { messages, meter: Meter::new(messages, "{spinner} {msg}") };
-    let outcomes = train_grid(grid, folder, out, &watcher, &world.context(SUMMING_MEMORY_BYTES));
-    watcher.meter.clear();
-    world.clear_progress();
-    Ok(outcomes?)
+    Ok(train_grid(grid, folder, out, &watcher, &world.context(SUMMING_MEMORY_BYTES))?)
 }
 
 /// Tells a person how a run goes.

@@ -35,9 +35,7 @@ fn scope(args: &VerifyArgs) -> VerifyScope {
 }
 
 fn verify(path: &Path, args: &VerifyArgs, world: &World<'_>) -> Result<Verification, Error> {
-    let found = verify_output(path, scope(args), &world.context(MEMORY_BYTES));
-    world.clear_progress();
-    Ok(found?)
+    Ok(verify_output(path, scope(args), &world.context(MEMORY_BYTES))?)
 }
 
 /// Verifies each merge of a sweep. One that cannot be read does not keep the others from being verified.

@@ -128,7 +128,7 @@ fn watch_on(
         scoring_state: &|| open_requests.describe(&*world.storage),
         is_over: &|| args.until.as_ref().is_some_and(|path| world.storage.file_info(path).is_ok()),
         tell: &mut |what| {
-            world.clear_progress();
+            messages.clear_bar();
             match &what {
                 WatchNews::Looked(pass) => news.looked(pass),
                 WatchNews::Scored(rows) => news.scored(rows),
@@ -163,9 +163,7 @@ fn watch_once(
     make: Option<MakeEvaluator<'_>>,
     (mut news, messages): (News<'_>, &Messages),
 ) -> Result<Outcome, Error> {
-    let pass = watcher.bring_up_to_date();
-    news.world.clear_progress();
-    let pass = pass?;
+    let pass = watcher.bring_up_to_date()?;
     news.looked(&pass);
     let (mut scored, mut once) = (Vec::new(), OnceScores::default());
     if let Some(make) = make {

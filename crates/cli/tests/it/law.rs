@@ -113,7 +113,7 @@ fn mistakes_are_named_with_a_way_on() {
     exit 2
     --- stdout
     --- stderr
-    error: line 2 of `[OUT]/curve.jsonl`: `loss` is `NaN`, not a finite number
+    error: `[OUT]/curve.jsonl`, line 2: `loss` is `NaN`, not a finite number
     hint: each line is one loss, such as {"k": 4, "loss": 2.31}, with `subset`, `domain`, `seed` and `n` as needed
     "#);
     write_curve(scratch.path(), &[(1, 3.0), (2, 2.5), (3, 2.4)]);

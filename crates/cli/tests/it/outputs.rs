@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
-use crate::support::{program, run};
+use crate::support::{program, root, run};
 
 const RUN: &str = "examples/runs/hybridstories";
 
@@ -392,7 +392,7 @@ fn verify_distinguishes_sources_from_the_output() {
 /// Runs the program in a shell that redirects its standard output.
 fn redirected(command: &str, redirection: &str) -> Output {
     let line = format!("exec \"$0\" {command} {redirection}");
-    let mut shell = std::process::Command::new("sh");
+    let mut shell = Command::new("sh");
     shell.current_dir(crate::support::root()).arg("-c").arg(line).arg(env!("CARGO_BIN_EXE_thalweg"));
     shell.stdin(std::process::Stdio::piped()).output().unwrap()
 }
@@ -419,4 +419,20 @@ fn an_answer_that_cannot_be_written_is_an_error() {
             assert!(redirected(command, redirection).status.code() < Some(2), "{command} {redirection}");
         }
     }
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_named_and_does_not_end_the_program_by_a_signal() {
+    let scene = Scene::new();
+    let out = scene.path("out");
+    let mut command = Command::new("sh");
+    // 8 KiB at most, by any shell's unit.
+    let words = ["-c", r#"ulimit -f 8 && exec "$@""#, "sh", env!("CARGO_BIN_EXE_thalweg"), "merge"];
+    let fixture = root().join("fixtures/hf-sharded");
+    command.args(words).arg(&fixture).args(["--last", "2", "-o"]).arg(&out);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = stderr(&output);
+    assert!(said.contains("file too large") && said.contains("--out-shard-size"), "{said}");
+    assert!(!out.exists());
 }

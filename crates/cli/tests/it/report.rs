@@ -214,8 +214,8 @@ fn a_report_has_a_section_for_what_each_other_command_found() {
         // Pictures: the law with its forecast, the mixtures, recall by step, and components.
         "aria-label=\"Loss against the number of merged models\"",
         "k = 16\nforecast",
-        "code/nats_per_token: rho 0.97",
-        "code/nats_per_token: rho 0.70 (0.45 to 0.86)",
+        "code, nats per token: rho 0.97",
+        "code, nats per token: rho 0.70 (0.45 to 0.86)",
         "aria-label=\"Score against the length of the step\"",
         "minimum of the parabola: at 0.60 lags",
         "aria-label=\"The region of mixtures\"",

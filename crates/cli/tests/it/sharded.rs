@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
-use thalweg_testkit::copy_folder;
+use thalweg_tensor::Dtype;
+use thalweg_testkit::{Sharding, TinyCheckpoint, copy_folder};
 
 use crate::support::{root, run};
 use crate::torch::assert_same;
@@ -138,4 +140,27 @@ fn what_contradicts_itself_is_refused_by_name_and_nothing_is_written() {
         assert!(code == 2 && message.contains(expected), "{name}: {code} {message}");
         assert!(fs::read_dir(scratch.path()).unwrap().next().is_none(), "{name}");
     }
+}
+
+#[test]
+fn more_shards_than_descriptors_are_merged() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path().join("run");
+    let tensor = |checkpoint: TinyCheckpoint, i: usize, value: f64| {
+        checkpoint.tensor(&format!("layer.{i}"), Dtype::F32, &[300], &[value; 300])
+    };
+    for value in [1.0, 2.0, 6.0] {
+        let checkpoint = (0..40).fold(TinyCheckpoint::new(), |checkpoint, i| tensor(checkpoint, i, value + i as f64));
+        checkpoint.sharding(Sharding::Shards(40)).write_to_disk(&run.join(format!("step-{value}")));
+    }
+    let out = scratch.path().join("out");
+    let limited = r#"ulimit -n 20 && exec "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", limited, "sh", env!("CARGO_BIN_EXE_thalweg"), "merge", "--last", "3"]).arg(&run);
+    let output = command.arg("-o").arg(&out).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected = (0..40).fold(TinyCheckpoint::new(), |checkpoint, i| tensor(checkpoint, i, 3.0 + i as f64));
+    let expected_path = scratch.path().join("expected.safetensors");
+    fs::write(&expected_path, expected.single_file()).unwrap();
+    assert_same(&out, &expected_path);
 }

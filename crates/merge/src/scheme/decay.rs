@@ -30,13 +30,15 @@ use super::real::{Approximation, RealMath, round_correctly};
 use crate::{Coefficients, Ratio};
 
 /// Form of the imitated learning-rate decay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DecayCurve {
     /// f(t) = 1 - t.
     Linear,
     /// f(t) = (1 + cos(pi t)) / 2.
     Cosine,
     /// f(t) = 1 - sqrt(t).
+    #[serde(rename = "1-sqrt")]
     OneMinusSqrt,
 }
 

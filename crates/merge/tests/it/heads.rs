@@ -219,3 +219,25 @@ fn what_cannot_be_prepared_says_why_and_what_is_abandoned_is_not_used() {
     assert!(why.contains("another file"), "{why}");
     assert_eq!(fs::read(scene.at("other.sums")).unwrap(), b"mine");
 }
+
+#[test]
+fn a_newest_checkpoint_that_is_not_finite_is_refused_in_each_element_type() {
+    let runner = Runner::default();
+    let scene = Scene::new(&[1; N]);
+    let (first, outcome) = scene.prepare(&runner, true);
+    assert!(matches!(outcome, HeadOutcome::Made { .. }));
+    let inf = f32::INFINITY.to_le_bytes();
+    for (tensor, at, bits) in [
+        ("half", 2 * 100, &0x7C00u16.to_le_bytes()[..]),
+        ("half", 2 * 100, &0xFE00u16.to_le_bytes()),
+        ("odd", 2 * 100, &0xFF80u16.to_le_bytes()),
+        ("single", 4 * 100, &inf),
+    ] {
+        let mut newest = content(N as u64);
+        newest.get_mut(tensor).unwrap().2[at..at + bits.len()].copy_from_slice(bits);
+        write_checkpoint(&scene.sources[N], &newest);
+        let error = scene.merge("out", &first, &runner).unwrap_err();
+        let Error::NonFinite { element_idx: 100, is_newest: true, .. } = error else { panic!("{tensor}: {error}") };
+        assert!(!scene.at("out").exists());
+    }
+}

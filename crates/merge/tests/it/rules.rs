@@ -7,7 +7,7 @@ use thalweg_merge::rule::{Convention, PlanRule, RULES, Rescale, RuleKind};
 
 use crate::rule_oracle::{self as oracle, Expert};
 use crate::support::{
-    FORCE, PLAIN, Runner, Tensors, assert_same_tensors, bits16_tensor, decode_safetensors, f32_tensor, fixture,
+    FORCE, PLAIN, Runner, Tensor, Tensors, assert_same_tensors, bits16_tensor, decode_safetensors, f32_tensor, fixture,
     noise_tensor, output, plan, read_tensors, tensors, write_checkpoint,
 };
 
@@ -486,13 +486,29 @@ fn a_plan_with_a_rule_reads_back_and_a_wrong_one_is_refused() {
 #[test]
 fn values_that_are_not_finite_are_refused_with_their_place() {
     let folder = tempfile::tempdir().unwrap();
-    let base = one_tensor(folder.path(), "base", &[1.0, 2.0, 3.0]);
-    let bad = one_tensor(folder.path(), "bad", &[1.0, f32::NAN, 3.0]);
-    let good = one_tensor(folder.path(), "good", &[1.0, 2.5, 3.0]);
-    for kind in [RuleKind::Ties, RuleKind::DareTies, RuleKind::Breadcrumbs, RuleKind::MultiSlerp] {
-        let merge = Merge::new(kind, Convention::Paper, Some(&base), &[(&good, 100), (&bad, 100)]);
-        let planned = plan(merge.output(&folder.path().join("out")));
-        let error = Runner::default().execute(&planned, PLAIN).unwrap_err().to_string();
-        assert!(error.contains("`w`") && error.contains("bad") && error.contains("element 1"), "{kind}: {error}");
+    let write = |name: &str, tensor: Tensor| {
+        let path = folder.path().join(name);
+        write_checkpoint(&path, &tensors([("w", tensor)]));
+        path
+    };
+    let single = |middle: f32| f32_tensor(&[1.0, middle, 3.0]);
+    let half = |middle: u16| bits16_tensor("F16", &[0x3c00, middle, 0x4200]);
+    for (name, base, bad, good) in [
+        ("single", single(2.0), single(f32::NAN), single(2.5)),
+        ("half", half(0x4000), half(0x7c00), half(0x4100)),
+        ("not-a-half", half(0x4000), half(0x7e01), half(0x4100)),
+    ] {
+        let [base, bad, good] = [("base", base), ("bad", bad), ("good", good)]
+            .map(|(role, tensor)| write(&format!("{name}-{role}"), tensor));
+        let (base, bad, good) = (base.as_path(), bad.as_path(), good.as_path());
+        for kind in [RuleKind::Ties, RuleKind::DareTies, RuleKind::Breadcrumbs, RuleKind::MultiSlerp] {
+            for (base, expert) in [(base, bad), (bad, base)] {
+                let merge = Merge::new(kind, Convention::Paper, Some(base), &[(good, 100), (expert, 100)]);
+                let planned = plan(merge.output(&folder.path().join("out")));
+                let error = Runner::default().execute(&planned, PLAIN).unwrap_err().to_string();
+                let is_named = error.contains("`w`") && error.contains("-bad") && error.contains("element 1");
+                assert!(is_named, "{kind} of {name}: {error}");
+            }
+        }
     }
 }

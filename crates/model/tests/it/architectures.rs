@@ -5,7 +5,7 @@
 //! gets three times the largest error of transformers' own f32 pass against the same f64 (`largest_float32_error` in
 //! `expected.json`): the same roundings in another order.
 
-use thalweg_model::{Batch, BatchShape, LossOptions, Model, NO_TARGET, Purpose, Real, Workspace};
+use thalweg_model::{Batch, BatchShape, Float, LossOptions, Model, NO_TARGET, Purpose, Workspace};
 
 use crate::support::{FileSource, fixture, load, read_json, widened};
 
@@ -22,7 +22,7 @@ enum Precision {
     F32(f64),
 }
 
-fn check_close<T: Real>(what: &str, got: &[T], want: &[f32], precision: Precision) {
+fn check_close<T: Float>(what: &str, got: &[T], want: &[f32], precision: Precision) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (got, &want)) in got.iter().zip(want).enumerate() {
         let (got, want) = (got.to_f64(), f64::from(want));
@@ -38,7 +38,7 @@ fn check_close<T: Real>(what: &str, got: &[T], want: &[f32], precision: Precisio
     }
 }
 
-fn check_model<T: Real>(family: &str, model: &Model<T>, expected: &FileSource, precision: impl Fn(&str) -> Precision) {
+fn check_model<T: Float>(family: &str, model: &Model<T>, expected: &FileSource, precision: impl Fn(&str) -> Precision) {
     let tokens = expected.tokens("tokens");
     let vocab_size = model.config().vocab_size;
     let mut workspace = Workspace::new(model.config(), SHAPE, Purpose::Train);

@@ -1,11 +1,11 @@
 //! Greedy decoding with kept keys and values against passes over the whole sequence, for every family.
 
-use thalweg_model::{BatchShape, Decoder, Model, Purpose, Real, Workspace};
+use thalweg_model::{BatchShape, Decoder, Float, Model, Purpose, Workspace};
 
 use crate::support::{load, widened};
 
 /// The most probable continuation, by running the whole sequence again for each token.
-fn decode_without_cache<T: Real>(model: &Model<T>, prompts: &[u32], shape: BatchShape, n_new: usize) -> Vec<u32> {
+fn decode_without_cache<T: Float>(model: &Model<T>, prompts: &[u32], shape: BatchShape, n_new: usize) -> Vec<u32> {
     let vocab_size = model.config().vocab_size;
     let longest = BatchShape { n_sequences: 1, sequence_length: shape.sequence_length + n_new };
     let mut workspace = Workspace::new(model.config(), longest, Purpose::Score);
@@ -26,7 +26,7 @@ fn decode_without_cache<T: Real>(model: &Model<T>, prompts: &[u32], shape: Batch
     all
 }
 
-fn check<T: Real>(family: &str, model: &Model<T>) {
+fn check<T: Float>(family: &str, model: &Model<T>) {
     let vocab_size = u32::try_from(model.config().vocab_size).unwrap();
     let mut decoder = Decoder::new(model.config(), BatchShape { n_sequences: 5, sequence_length: 9 }, 8).unwrap();
     // The same buffers serve smaller batches, in any order.

@@ -94,18 +94,19 @@ def trials(sweep: Sweep, target: torch.nn.Module | Mapping[str, Any], strict: bo
     wanted = {name: places[name] for name in merged if name in places}
     _check(sweep, wanted, _missing(places, wanted) if strict else [], unexpected if strict else [])
     infos = {name: sweep.info(name) for name in wanted}
-    return _trials_in_turn(sweep, wanted, infos, hold_bytes, isinstance(target, torch.nn.Module))
+    return _trials_in_turn(sweep, target, wanted, infos, hold_bytes)
 
 
 def _trials_in_turn(
     sweep: Sweep,
+    target: torch.nn.Module | Mapping[str, Any],
     wanted: Mapping[str, torch.Tensor],
     infos: Mapping[str, TensorInfo],
     hold_bytes: int,
-    may_exchange: bool,
 ) -> Iterator[Trial]:
     """The first trial of a batch is merged to where it belongs, the others to memory that holds them until their turn."""
     plans = sweep.plans
+    may_exchange = isinstance(target, torch.nn.Module)
     direct, staged, tied = _sort(sweep, wanted)
     elsewhere = {name: infos[name] for name in (*staged, *tied)}
     per_trial, of_first = (sum(info.nbytes for info in some.values()) for some in (infos, elsewhere))
@@ -124,7 +125,7 @@ def _trials_in_turn(
         while len(held) < len(batch):
             held.append(_held(infos))
             is_quick = is_quick and _take_memory(held[-1])
-        _check_plain(direct)
+        _check_unchanged(target, wanted, direct, infos)
         targets = [[(name, t.data_ptr(), t.nbytes) for name, t in state.items()] for state in held]
         targets[0] += [(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()]
         waits = _waits()
@@ -132,7 +133,7 @@ def _trials_in_turn(
         if is_slow and _waits() - waits > per_trial * len(batch) // _BYTES_PER_WAIT:
             n_together = n_at_most
         for trial_idx, state in zip(batch, held):
-            _check_plain(direct)
+            _check_unchanged(target, wanted, direct, infos)
             with torch.no_grad():
                 _move_in(direct, state, may_exchange)
                 _bump_versions(direct)
@@ -143,13 +144,22 @@ def _trials_in_turn(
         first = batch.stop
 
 
-def _check_plain(direct: Mapping[str, torch.Tensor]) -> None:
-    """Raises if the model was changed between two trials, so that its tensors cannot be written where they are."""
-    for name, tensor in direct.items():
-        if not is_plain(tensor):
+def _check_unchanged(
+    target: torch.nn.Module | Mapping[str, Any],
+    wanted: Mapping[str, torch.Tensor],
+    direct: Mapping[str, torch.Tensor],
+    infos: Mapping[str, TensorInfo],
+) -> None:
+    """Raises if the model has other tensors since the last trial, or some that cannot be written where they are."""
+    places = places_of(target)
+    for name, tensor in wanted.items():
+        info, there = infos[name], places.get(name)
+        is_there = there is tensor or there is not None and span_of(there) == span_of(tensor)
+        is_writable = name not in direct or _is_direct(tensor, info) and tensor.nbytes == info.nbytes
+        if not (is_there and is_writable):
             raise UsageError(
                 f"`{name}` was moved or replaced while trials were loaded into the model",
-                "move the model before the first trial",
+                "change the model before the first trial, or give the new one to `trials`",
             )
 
 

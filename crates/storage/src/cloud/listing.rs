@@ -143,7 +143,7 @@ impl Listing {
                 from = format!("{key}\0");
             }
         }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        crate::storage::sort_entries(&mut entries);
         entries
     }
 }

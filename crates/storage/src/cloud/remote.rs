@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path as ObjectPath;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
@@ -67,6 +68,9 @@ impl std::fmt::Debug for Remote {
         f.debug_struct("Remote").field("root", &self.root).finish_non_exhaustive()
     }
 }
+
+/// Makes one request; what it finds is put elsewhere.
+type Attempt<'a> = dyn Fn() -> BoxFuture<'a, Result<(), Fault>> + Sync + 'a;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,22 +135,44 @@ impl Remote {
 
     /// Waits for a future on the runtime of stores.
     pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        // In a box: the runtime's loop is compiled for each type of what is waited for, and is not small.
+        let future: LocalBoxFuture<'_, T> = Box::pin(future);
         self.shared.runtime.block_on(future)
     }
 
     /// Makes a request and retries it while that may help, up to the time limit, or until a stop is asked for. Every
     /// wait for a store is in here.
-    pub(super) async fn persist<T, F>(&self, request: impl Fn() -> F) -> Result<T, Fault>
+    pub(super) async fn persist<T, F>(&self, request: impl Fn() -> F + Sync) -> Result<T, Fault>
     where
-        F: Future<Output = object_store::Result<T>>,
+        T: Send,
+        F: Future<Output = object_store::Result<T>> + Send,
     {
         self.persist_with(|| async { request().await.map_err(|error| Fault::of(&error)) }).await
     }
 
-    async fn persist_with<T, F>(&self, request: impl Fn() -> F) -> Result<T, Fault>
+    /// The same for a request that names its own faults. What is compiled for each request is small.
+    async fn persist_with<T, F>(&self, request: impl Fn() -> F + Sync) -> Result<T, Fault>
     where
-        F: Future<Output = Result<T, Fault>>,
+        T: Send,
+        F: Future<Output = Result<T, Fault>> + Send,
     {
+        let found = Mutex::new(None);
+        let attempt = || -> BoxFuture<'_, Result<(), Fault>> {
+            let request = request();
+            Box::pin(async {
+                let value = request.await?;
+                *locked(&found) = Some(value);
+                Ok(())
+            })
+        };
+        let attempts: BoxFuture<'_, Result<(), Fault>> = Box::pin(self.attempt(&attempt));
+        attempts.await?;
+        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.ok_or_else(|| Fault::new(RemoteFault::Unreachable, "no answer"))
+    }
+
+    /// Makes attempts until one succeeds.
+    async fn attempt<'a>(&self, request: &'a Attempt<'a>) -> Result<(), Fault> {
         const FIRST_WAIT: Duration = Duration::from_millis(100);
         const MAX_WAIT: Duration = Duration::from_secs(5);
         let began = self.shared.clock.elapsed_seconds();
@@ -162,7 +188,7 @@ impl Remote {
             let left = limit - (self.shared.clock.elapsed_seconds() - began);
             let attempt = tokio::time::timeout(Duration::from_secs_f64(left.max(0.1)), request());
             let fault = match self.shared.stop.wait(Patience::Request, attempt).await {
-                Some(Ok(Ok(value))) => return Ok(value),
+                Some(Ok(Ok(()))) => return Ok(()),
                 Some(Ok(Err(fault))) => fault,
                 None => return Err(Fault::interrupted()),
                 // The last failure says more than the timeout.
@@ -331,7 +357,7 @@ impl Remote {
             Some(FolderEntry { name: prefix.filename()?.to_owned(), kind: FileKind::Folder, len_bytes: 0 })
         });
         let mut entries: Vec<FolderEntry> = folders.chain(files).collect();
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        crate::storage::sort_entries(&mut entries);
         entries.dedup_by(|b, a| a.name == b.name);
         locked(&self.listings).put_names(key, &entries, self.now());
         Ok(entries)

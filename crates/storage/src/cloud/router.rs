@@ -221,7 +221,7 @@ fn list_at(remote: &Arc<Remote>, key: &str) -> Result<Vec<FolderEntry>, Error> {
         entries.retain(|entry| entry.name != here.name);
         entries.push(here);
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    crate::storage::sort_entries(&mut entries);
     Ok(entries)
 }
 

@@ -8,5 +8,5 @@ mod pool;
 mod read;
 mod write;
 
-pub(crate) use read::{DirectReaders, ReadAhead};
+pub(crate) use read::{AheadState, DirectReaders, ReadAhead, files_within};
 pub(crate) use write::{DirectFile, DirectWriters};

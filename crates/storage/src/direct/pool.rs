@@ -78,13 +78,26 @@ struct Buffers {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Threads that do jobs, and the process that they are in: a fork copies memory, but not them.
+#[derive(Debug)]
+struct Threads {
+    process_id: u32,
+    jobs: Sender<Job>,
+}
+
+impl Threads {
+    fn are_here(&self) -> bool {
+        self.process_id == std::process::id()
+    }
+}
+
 /// Buffers in a limited number, and the threads that empty or fill them.
 #[derive(Debug)]
 pub(super) struct Pool {
     buffers: Mutex<Buffers>,
     returned: Condvar,
-    /// Where jobs go while files are open: threads that outlived them would be missing after a fork.
-    jobs: Mutex<Option<Sender<Job>>>,
+    /// While files are open.
+    threads: Mutex<Option<Threads>>,
 }
 
 fn run_jobs(jobs: &Mutex<Receiver<Job>>) {
@@ -99,7 +112,7 @@ impl Pool {
     /// For at most `limit` buffers.
     pub(super) fn new(limit: usize) -> Self {
         let buffers = Buffers { free: Vec::new(), n_made: 0, n_in_flight: 0, n_files: 0, limit };
-        Self { buffers: Mutex::new(buffers), returned: Condvar::new(), jobs: Mutex::default() }
+        Self { buffers: Mutex::new(buffers), returned: Condvar::new(), threads: Mutex::default() }
     }
 
     /// From now on no more than so many bytes are taken.
@@ -146,7 +159,15 @@ impl Pool {
     }
 
     pub(super) fn add_file(&self) {
-        lock_mutex(&self.buffers).n_files += 1;
+        self.add_file_below(usize::MAX);
+    }
+
+    /// Adds a file unless there are `max_files`; whether it did.
+    pub(super) fn add_file_below(&self, max_files: usize) -> bool {
+        let mut buffers = lock_mutex(&self.buffers);
+        let has_room = buffers.n_files < max_files;
+        buffers.n_files += usize::from(has_room);
+        has_room
     }
 
     /// After the last file neither memory nor threads are kept.
@@ -156,7 +177,7 @@ impl Pool {
         if buffers.n_files == 0 {
             buffers.n_made -= buffers.free.len();
             buffers.free = Vec::new();
-            lock_mutex(&self.jobs).take();
+            drop_threads(&mut lock_mutex(&self.threads));
         }
     }
 
@@ -178,21 +199,31 @@ impl Pool {
 
     /// Has a thread do the job; does it here if the system gives no threads.
     pub(super) fn run(&self, job: Job) {
-        let mut jobs = lock_mutex(&self.jobs);
-        if jobs.is_none() {
-            *jobs = start_threads();
+        let mut threads = lock_mutex(&self.threads);
+        if !threads.as_ref().is_some_and(Threads::are_here) {
+            drop_threads(&mut threads);
+            *threads = start_threads();
         }
-        let unsent = match &*jobs {
-            Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
+        let unsent = match &*threads {
+            Some(threads) => threads.jobs.send(job).err().map(|unsent| unsent.0),
             None => Some(job),
         };
-        drop(jobs);
+        drop(threads);
         unsent.into_iter().for_each(|job| job());
     }
 
     #[cfg(test)]
     pub(super) fn has_threads(&self) -> bool {
-        lock_mutex(&self.jobs).is_some()
+        lock_mutex(&self.threads).is_some()
+    }
+
+    /// Leaves the pool as a fork does: with threads that are in another process.
+    #[cfg(test)]
+    pub(super) fn pretend_fork(&self) {
+        let (jobs, receiver) = channel();
+        // The other process keeps its end.
+        std::mem::forget(receiver);
+        *lock_mutex(&self.threads) = Some(Threads { process_id: 0, jobs });
     }
 
     #[cfg(test)]
@@ -201,15 +232,25 @@ impl Pool {
     }
 }
 
+/// Lets threads end once they have done their jobs.
+fn drop_threads(threads: &mut Option<Threads>) {
+    if let Some(threads) = threads.take()
+        && !threads.are_here()
+    {
+        // They are another process's to end, and may have held a lock of the channel when this process began.
+        std::mem::forget(threads);
+    }
+}
+
 /// They end when the sender is dropped.
-fn start_threads() -> Option<Sender<Job>> {
-    let (sender, receiver) = channel();
+fn start_threads() -> Option<Threads> {
+    let (jobs, receiver) = channel();
     let receiver = Arc::new(Mutex::new(receiver));
     let spawn = |_: &usize| {
         let receiver = Arc::clone(&receiver);
         thread::Builder::new().name("thalweg-io".to_owned()).spawn(move || run_jobs(&receiver)).is_ok()
     };
-    ((0..N_THREADS).filter(spawn).count() > 0).then_some(sender)
+    ((0..N_THREADS).filter(spawn).count() > 0).then_some(Threads { process_id: std::process::id(), jobs })
 }
 
 /// Whether the file lies on a file system of a disk of this machine where direct access was measured to be the faster.

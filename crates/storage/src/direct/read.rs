@@ -27,17 +27,19 @@ const MAX_BLOCKS_PER_FILE: usize = 64;
 #[derive(Debug)]
 pub(crate) struct DirectReaders {
     pool: Arc<Pool>,
-}
-
-impl Default for DirectReaders {
-    fn default() -> Self {
-        Self { pool: Arc::new(Pool::new(0)) }
-    }
+    max_files: usize,
 }
 
 impl DirectReaders {
-    /// Files that are read so at once. Each takes two descriptors.
+    /// More files are never read so at once.
     pub(crate) const MAX_FILES: usize = 128;
+    /// Descriptors that each takes.
+    pub(crate) const DESCRIPTORS_PER_FILE: usize = 2;
+
+    /// For at most `max_files` at once.
+    pub(crate) fn new(max_files: usize) -> Self {
+        Self { pool: Arc::new(Pool::new(0)), max_files: max_files.min(Self::MAX_FILES) }
+    }
 
     /// Memory for reading `n_files` at once.
     pub(crate) fn bytes_for(n_files: usize) -> u64 {
@@ -56,8 +58,17 @@ impl DirectReaders {
 
     /// Whether files that have nothing ahead should be closed.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.pool.n_files() > Self::MAX_FILES / 2
+        self.pool.n_files() > self.max_files / 2
     }
+}
+
+/// How many source files a process with this limit of descriptors keeps open, and how many of them it reads ahead.
+pub(crate) fn files_within(max_descriptors: usize) -> (usize, usize) {
+    /// Left for outputs, locks, libraries and standard streams.
+    const RESERVE: usize = 64;
+    let left = max_descriptors.saturating_sub(RESERVE);
+    let n_ahead = (left / 3 / DirectReaders::DESCRIPTORS_PER_FILE).min(DirectReaders::MAX_FILES);
+    ((left - n_ahead * DirectReaders::DESCRIPTORS_PER_FILE).clamp(16, 1024), n_ahead)
 }
 
 #[derive(Debug)]
@@ -75,12 +86,20 @@ struct Ahead {
     done: Condvar,
     n_used: AtomicUsize,
     pool: Arc<Pool>,
+    /// The process that reads it: after a fork the other one has no thread that does.
+    process_id: u32,
 }
 
 impl Ahead {
+    fn new(pool: &Arc<Pool>) -> Self {
+        let (state, process_id) = (Mutex::new(State::Reading), std::process::id());
+        Self { state, done: Condvar::new(), n_used: AtomicUsize::new(0), pool: Arc::clone(pool), process_id }
+    }
+
     /// Copies bytes of the block, once they are read. `false` if they could not be.
     fn copy(&self, part: &Range<usize>, out: &mut [u8]) -> bool {
-        let is_reading = |state: &mut State| matches!(state, State::Reading);
+        let is_here = self.process_id == std::process::id();
+        let is_reading = |state: &mut State| matches!(state, State::Reading) && is_here;
         let state = self.done.wait_while(lock_mutex(&self.state), is_reading).unwrap_or_else(PoisonError::into_inner);
         match &*state {
             State::Read(buffer, n_read) if part.end <= *n_read => {
@@ -128,6 +147,15 @@ fn read_block(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(n_read)
 }
 
+/// Why a file is not read ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotAhead {
+    /// Too many others are.
+    TooMany,
+    /// Its file system does not serve direct reads faster, or it is not the same file any more.
+    Never,
+}
+
 /// A source file that is read ahead, past the page cache.
 #[derive(Debug)]
 pub(crate) struct ReadAhead {
@@ -140,28 +168,31 @@ pub(crate) struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// `is_same` compares what was opened here with the file that is read otherwise. `None` where files are not read
-    /// directly, or too many are.
-    pub(crate) fn open(
+    /// `is_same` compares what was opened here with the file that is read otherwise.
+    fn open(
         path: &Path,
         len_bytes: u64,
         is_same: impl Fn(&File) -> bool,
         readers: &Arc<DirectReaders>,
-    ) -> Option<Self> {
-        if readers.pool.n_files() >= DirectReaders::MAX_FILES {
-            return None;
+    ) -> Result<Self, NotAhead> {
+        if !readers.pool.add_file_below(readers.max_files) {
+            return Err(NotAhead::TooMany);
         }
-        let direct = open_direct(path, OpenOptions::new().read(true))?;
-        let probe = File::open(path).ok()?;
-        if !is_on_local_disk(&direct) || !is_same(&direct) || !is_same(&probe) {
-            return None;
-        }
-        Some(Self::new(direct, probe, len_bytes, readers))
+        let open_both = || {
+            let direct = open_direct(path, OpenOptions::new().read(true))?;
+            let probe = File::open(path).ok()?;
+            (is_on_local_disk(&direct) && is_same(&direct) && is_same(&probe)).then_some((direct, probe))
+        };
+        let Some((direct, probe)) = open_both() else {
+            readers.pool.remove_file();
+            return Err(NotAhead::Never);
+        };
+        Ok(Self::new(direct, probe, len_bytes, readers))
     }
 
+    /// For a file that was added to the pool.
     fn new(direct: File, probe: File, len_bytes: u64, readers: &Arc<DirectReaders>) -> Self {
         let _ = rustix::fs::fadvise(&probe, 0, NonZeroU64::new(len_bytes), Advice::Random);
-        readers.pool.add_file();
         Self { direct: Arc::new(direct), probe, len_bytes, readers: Arc::clone(readers), blocks: Mutex::default() }
     }
 
@@ -177,10 +208,7 @@ impl ReadAhead {
                 continue;
             }
             let Some(buffer) = self.readers.pool.try_take() else { break };
-            let pool = Arc::clone(&self.readers.pool);
-            let ahead =
-                Ahead { state: Mutex::new(State::Reading), done: Condvar::new(), n_used: AtomicUsize::new(0), pool };
-            let ahead = Arc::new(ahead);
+            let ahead = Arc::new(Ahead::new(&self.readers.pool));
             blocks.insert(block_idx, Arc::clone(&ahead));
             let file = Arc::clone(&self.direct);
             self.readers.pool.run(Box::new(move || ahead.fill(&file, buffer, block_idx)));
@@ -246,6 +274,50 @@ impl Drop for ReadAhead {
     }
 }
 
+/// Whether a file is open to be read ahead.
+#[derive(Debug, Default)]
+pub(crate) enum AheadState {
+    #[default]
+    Closed,
+    Open(Arc<ReadAhead>),
+    /// It was tried in vain: on a network file system each further attempt would be a request.
+    Never,
+}
+
+impl AheadState {
+    pub(crate) fn opened(&self) -> Option<&Arc<ReadAhead>> {
+        match self {
+            Self::Open(ahead) => Some(ahead),
+            Self::Closed | Self::Never => None,
+        }
+    }
+
+    /// What reads the file ahead, opened if it is closed. `is_same` compares what was opened here with the file that
+    /// is read otherwise.
+    pub(crate) fn open(
+        &mut self,
+        path: &Path,
+        len_bytes: u64,
+        is_same: impl Fn(&File) -> bool,
+        readers: &Arc<DirectReaders>,
+    ) -> Option<Arc<ReadAhead>> {
+        if let Self::Closed = self {
+            *self = match ReadAhead::open(path, len_bytes, is_same, readers) {
+                Ok(opened) => Self::Open(Arc::new(opened)),
+                Err(NotAhead::TooMany) => Self::Closed,
+                Err(NotAhead::Never) => Self::Never,
+            };
+        }
+        self.opened().map(Arc::clone)
+    }
+
+    pub(crate) fn close(&mut self) {
+        if let Self::Open(_) = self {
+            *self = Self::Closed;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
@@ -263,8 +335,9 @@ mod tests {
         std::fs::write(&path, content()).unwrap();
         let open = || File::open(&path).unwrap();
         let direct = open_direct(&path, OpenOptions::new().read(true)).unwrap_or_else(open);
-        let readers = Arc::new(DirectReaders::default());
+        let readers = Arc::new(DirectReaders::new(1));
         readers.set_limit(limit);
+        readers.pool.add_file();
         let ahead = ReadAhead::new(direct, open(), FILE_BYTES as u64, &readers);
         (readers, ahead)
     }
@@ -317,6 +390,60 @@ mod tests {
         ahead.read_exact_at(0, &mut out, otherwise).unwrap();
         assert!(!was_read.into_inner());
         assert!(out == content());
+    }
+
+    #[test]
+    fn files_that_are_read_ahead_count_against_the_limit_of_descriptors() {
+        assert_eq!((files_within(1024), files_within(usize::MAX)), ((704, 128), (1024, 128)));
+        for limit in 80..2000 {
+            let (n_files, n_ahead) = files_within(limit);
+            assert!(n_files + n_ahead * DirectReaders::DESCRIPTORS_PER_FILE + 64 <= limit, "{limit}");
+        }
+        assert_eq!((files_within(64), files_within(0)), ((16, 0), (16, 0)));
+    }
+
+    #[test]
+    fn no_more_files_are_open_than_there_is_room_for_also_after_one_that_cannot_be_read_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let (readers, ahead) = opened(folder.path(), 64 << 20);
+        let n_tried = AtomicUsize::new(0);
+        let open = |state: &mut AheadState| {
+            let is_same = |_: &File| {
+                n_tried.fetch_add(1, Ordering::Relaxed);
+                false
+            };
+            state.open(&folder.path().join("source"), FILE_BYTES as u64, is_same, &readers)
+        };
+        let mut state = AheadState::default();
+        assert!(open(&mut state).is_none());
+        assert!(matches!(state, AheadState::Closed), "there is room again later");
+        assert_eq!(readers.pool.n_files(), 1);
+        drop(ahead);
+        for _ in 0..2 {
+            assert!(open(&mut state).is_none());
+            state.close();
+            assert!(matches!(state, AheadState::Never));
+        }
+        assert!(n_tried.into_inner() <= 1, "what is in vain is not tried again");
+        assert_eq!(readers.pool.n_files(), 0);
+    }
+
+    #[test]
+    fn after_a_fork_nothing_waits_for_threads_of_the_other_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let (readers, ahead) = opened(folder.path(), 64 << 20);
+        readers.pool.pretend_fork();
+        let mut in_other_process = Ahead::new(&readers.pool);
+        in_other_process.process_id = 0;
+        lock_mutex(&ahead.blocks).insert(1, Arc::new(in_other_process));
+        begin(&ahead, &(0..FILE_BYTES as u64));
+        let mut out = vec![0; FILE_BYTES];
+        let plain = File::open(folder.path().join("source")).unwrap();
+        ahead.read_exact_at(0, &mut out, |at, out| plain.read_exact_at(out, at)).unwrap();
+        assert!(out == content());
+        readers.pool.pretend_fork();
+        drop(ahead);
+        assert!(!readers.pool.has_threads());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -122,7 +123,8 @@ impl Target {
 #[derive(Debug)]
 pub(crate) struct DirectWriters {
     pool: Arc<Pool>,
-    /// Files closed since, with the system's number of their error: who syncs one by another opening must learn of it.
+    /// Files closed since whose error no caller has got, with the system's number of it: who syncs one by another
+    /// opening must learn of it.
     failed: Mutex<BTreeMap<(u64, u64), i32>>,
 }
 
@@ -158,6 +160,8 @@ pub(crate) struct DirectFile {
     writers: Arc<DirectWriters>,
     /// Blocks that are not full, by their index in the file.
     blocks: Mutex<BTreeMap<u64, Block>>,
+    /// Whether a caller got the first error. It is that caller's then: who opens the file again may try again.
+    is_told: AtomicBool,
 }
 
 impl DirectFile {
@@ -172,20 +176,32 @@ impl DirectFile {
     fn new(id: (u64, u64), direct: File, plain: &Arc<File>, writers: &Arc<DirectWriters>) -> Self {
         let target = Target { direct, plain: Arc::clone(plain), progress: Mutex::default(), changed: Condvar::new() };
         writers.pool.add_file();
-        Self { id, target: Arc::new(target), writers: Arc::clone(writers), blocks: Mutex::default() }
+        Self {
+            id,
+            target: Arc::new(target),
+            writers: Arc::clone(writers),
+            blocks: Mutex::default(),
+            is_told: AtomicBool::new(false),
+        }
     }
 
     /// Takes the bytes, to be written by and by.
     ///
     /// # Errors
     /// What a write met, also an earlier one.
-    pub(crate) fn write_all_at(&self, offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-        for (block_idx, part) in parts_of(offset..offset + bytes.len() as u64) {
-            let (now, later) = bytes.split_at(part.len());
-            self.write_in_block(block_idx, part.start, now)?;
-            bytes = later;
-        }
-        Ok(())
+    pub(crate) fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut left = bytes;
+        let written = parts_of(offset..offset + bytes.len() as u64).try_for_each(|(block_idx, part)| {
+            let (now, later) = left.split_at(part.len());
+            left = later;
+            self.write_in_block(block_idx, part.start, now)
+        });
+        self.tell(written)
+    }
+
+    /// Notes that the caller gets an error.
+    fn tell(&self, outcome: io::Result<()>) -> io::Result<()> {
+        outcome.inspect_err(|_| self.is_told.store(true, Ordering::Relaxed))
     }
 
     fn write_in_block(&self, block_idx: u64, at: usize, bytes: &[u8]) -> io::Result<()> {
@@ -246,24 +262,33 @@ impl DirectFile {
     /// # Errors
     /// What a write met.
     pub(crate) fn check(&self) -> io::Result<()> {
-        lock_mutex(&self.target.progress).outcome()
+        self.tell(lock_mutex(&self.target.progress).outcome())
     }
 
     /// Returns once all bytes taken so far are in the file.
     ///
     /// # Errors
-    /// What a write met, also one by an earlier opening of the file.
+    /// What a write met, also one by an earlier opening of the file of which no caller knows.
     pub(crate) fn settle(&self) -> io::Result<()> {
-        self.write_partly_filled(&mut lock_mutex(&self.blocks))?;
-        self.target.wait_for(|_| true).outcome()?;
-        let failed = lock_mutex(&self.writers.failed).get(&self.id).copied();
-        failed.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
+        let earlier = lock_mutex(&self.writers.failed).remove(&self.id);
+        if let Some(error) = earlier {
+            lock_mutex(&self.target.progress).note(&Err(io::Error::from_raw_os_error(error)));
+        }
+        self.tell(self.write_all())
+    }
+
+    /// Nothing is in flight once this returns, also where a write failed: it would come after those of the next opening.
+    fn write_all(&self) -> io::Result<()> {
+        let written = self.write_partly_filled(&mut lock_mutex(&self.blocks));
+        written.and(self.target.wait_for(|_| true).outcome())
     }
 }
 
 impl Drop for DirectFile {
     fn drop(&mut self) {
-        if let Err(error) = self.settle() {
+        if let Err(error) = self.write_all()
+            && !*self.is_told.get_mut()
+        {
             let error = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
             lock_mutex(&self.writers.failed).entry(self.id).or_insert(error);
         }
@@ -362,22 +387,42 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_a_thread_is_told_by_each_opening_of_the_file_until_there_is_a_new_one() {
+    fn an_error_of_a_thread_is_told_once_and_the_file_may_then_be_opened_again() {
+        const BAD: Option<i32> = Some(Errno::BADF.raw_os_error());
         let folder = tempfile::tempdir().unwrap();
         let writers = Arc::new(DirectWriters::default());
         let (plain, first) = file(folder.path(), &writers);
         let id = first.id;
         drop(first);
-        let read_only = File::open(folder.path().join("output")).unwrap();
-        let failing = DirectFile::new(id, read_only, &plain, &writers);
-        failing.write_all_at(0, &vec![1; BLOCK_BYTES]).unwrap();
-        let error = failing.settle().unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(Errno::BADF.raw_os_error()));
-        failing.write_all_at(0, &[1]).unwrap_err();
-        drop(failing);
-        let (_, again) = file(folder.path(), &writers);
-        assert_eq!(again.settle().unwrap_err().raw_os_error(), Some(Errno::BADF.raw_os_error()));
+        let fail = || {
+            let read_only = File::open(folder.path().join("output")).unwrap();
+            let failing = DirectFile::new(id, read_only, &plain, &writers);
+            failing.write_all_at(0, &vec![1; BLOCK_BYTES]).unwrap();
+            failing
+        };
+        // No caller knows yet when it is closed: the next opening fails, whatever is done with it.
+        drop(fail());
+        let (_, next) = file(folder.path(), &writers);
+        assert_eq!(next.settle().unwrap_err().raw_os_error(), BAD);
+        assert_eq!(next.settle().unwrap_err().raw_os_error(), BAD);
+        next.write_all_at(0, &[1]).unwrap_err();
+        next.check().unwrap_err();
+        drop(next);
+        // A caller got it, and begins again once there is room on the disk.
+        let next_write = |failing: &DirectFile| {
+            drop(failing.target.wait_for(|_| true));
+            failing.write_all_at(0, &[1])
+        };
+        let ways: [&dyn Fn(&DirectFile) -> io::Result<()>; 2] = [&DirectFile::settle, &next_write];
+        for told in ways {
+            let failing = fail();
+            assert_eq!(told(&failing).unwrap_err().raw_os_error(), BAD);
+            drop(failing);
+            file(folder.path(), &writers).1.settle().unwrap();
+        }
+        // What is new has no past.
+        drop(fail());
         writers.forget(id);
-        again.settle().unwrap();
+        file(folder.path(), &writers).1.settle().unwrap();
     }
 }

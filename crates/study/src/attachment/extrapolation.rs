@@ -1,9 +1,8 @@
 //! A step along the line of merged checkpoints: scores against its length, with the parabola and its minimum, and
 //! the components beside those of a random walk.
 
-use super::{Attachment, Picture, optional, real, refusal, shown};
+use super::{Attachment, Picture, optional, real, refusal, score_words, shown};
 use crate::document::Field;
-use crate::study_view::measure_words;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, Series};
 
 /// Corners of the parabola.
@@ -108,10 +107,7 @@ fn chart_of(
     let is_more_better = decides.at("higher_is_better").flag()?;
     let better = if is_more_better { "more" } else { "less" };
     let (score, suite) = (decides.at("score").text()?, decides.at("suite").text()?);
-    let score = score
-        .rsplit_once(' ')
-        .map_or_else(|| score.to_owned(), |(task, measure)| format!("{task}, {}", measure_words(measure)));
-    let y_title = format!("{score} (suite {suite}), {better} is better");
+    let y_title = format!("{} (suite {suite}), {better} is better", score_words(score));
     let points = steps.iter().filter_map(|one| {
         let value = one.value?;
         let is_chosen = chosen.is_some_and(|alpha| (alpha - one.alpha).abs() < 1e-9);

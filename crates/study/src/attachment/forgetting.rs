@@ -149,7 +149,6 @@ fn chart_of(models: &[Model], i: usize, measure: RecallMeasure) -> Option<Chart>
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
 fn point_of(model: &Model, (i, measure): (usize, RecallMeasure), has_tokens: bool) -> Option<ChartPoint> {
     let (value, error) = model.values[i]?;
     let tokens = model.tokens.map_or_else(String::new, |tokens| format!(", {} tokens", show_whole(tokens)));

@@ -13,9 +13,24 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
     let formula = document.at("formula").text()?;
     let drift = optional(document.at("d"), Field::real)?.map_or_else(String::new, |d| format!(", D = {d:.6}"));
     let lead = format!("{formula}: L = {l_inf:.4}, A = {a:.4}, b = {b:.4}{drift}.{}", refusal(document)?);
-    let measured = shown(&document.at("points"))?.iter().map(level).collect::<Result<Vec<_>, _>>()?;
-    let list = document.at("predictions").list_if_known()?;
-    let predicted = list.iter().map(prediction).collect::<Result<Vec<_>, _>>()?;
+    let (mut rows, mut measured, mut predicted) = (Vec::new(), Vec::new(), Vec::new());
+    for row in shown(&document.at("points"))? {
+        let (k, n_merges) = (row.at("k").count()?, row.at("n_merges").count()?);
+        let (loss, fitted) = (row.at("loss").real()?, row.at("fitted").real()?);
+        let sd = optional(row.at("sd"), Field::size)?;
+        rows.push(vec![k.to_string(), n_merges.to_string(), real(Some(loss)), real(sd), real(Some(fitted))]);
+        let merges = thalweg_tensor::counted(n_merges, "merge");
+        let title = format!("k = {k}\nmean loss {loss:.4} of {merges}\nlaw {fitted:.4}");
+        measured.push(ChartPoint::new(place(k), loss, title).with_error(sd));
+    }
+    for row in document.at("predictions").list_if_known()? {
+        let (k, loss) = (row.at("k").count()?, optional(row.at("loss"), Field::real)?);
+        let range = optional(row.at("interval_95"), |field| field.ascending(Field::real))?;
+        let known = optional(row.at("measured"), Field::real)?;
+        rows.push(vec![k.to_string(), "-".to_owned(), real(known), "-".to_owned(), real(loss)]);
+        let title = |loss: f64| format!("k = {k}\nforecast {loss:.4}");
+        predicted.extend(loss.map(|loss| ChartPoint { range, ..ChartPoint::new(place(k), loss, title(loss)) }));
+    }
     let models = if document.at("axis").text()? == "checkpoints" { "checkpoints merged" } else { "models merged" };
     let chart = Chart {
         label: "Loss against the number of merged models".to_owned(),
@@ -23,7 +38,7 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
         x_title: models,
         axis: ChartAxis::Doubling,
         y_range: None,
-        series: series(document, &measured, &predicted)?,
+        series: series(document, measured, predicted)?,
         rules: optional(document.at("base"), Field::real)?
             .map(|base| ("the base".to_owned(), base))
             .into_iter()
@@ -33,77 +48,21 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
                    forecasts, with 95 % intervals. The shaded band is the law's 95 % interval. Beyond the \
                    measured numbers the forms diverge, and nothing here shows which one holds."
         .to_owned();
-    let rows = measured.iter().map(Level::cells).chain(predicted.iter().map(Predicted::cells));
     Ok(Attachment {
         title: "Law of merging",
         lead,
         columns: vec![models, "merges", "mean loss", "deviation", "law"],
-        rows: rows.collect(),
+        rows,
         figures: vec![(Picture::Chart(chart), caption)],
     })
 }
 
-/// Losses of one number of models.
-struct Level {
-    k: u64,
-    n_merges: u64,
-    loss: f64,
-    sd: Option<f64>,
-    fitted: f64,
-}
-
-fn level(row: &Field<'_>) -> Result<Level, String> {
-    Ok(Level {
-        k: row.at("k").count()?,
-        n_merges: row.at("n_merges").count()?,
-        loss: row.at("loss").real()?,
-        sd: optional(row.at("sd"), Field::size)?,
-        fitted: row.at("fitted").real()?,
-    })
-}
-
-impl Level {
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.k.to_string(),
-            self.n_merges.to_string(),
-            real(Some(self.loss)),
-            real(self.sd),
-            real(Some(self.fitted)),
-        ]
-    }
-}
-
-/// A forecast of the law.
-struct Predicted {
-    k: u64,
-    loss: Option<f64>,
-    interval: Option<[f64; 2]>,
-    measured: Option<f64>,
-}
-
-fn prediction(row: &Field<'_>) -> Result<Predicted, String> {
-    Ok(Predicted {
-        k: row.at("k").count()?,
-        loss: optional(row.at("loss"), Field::real)?,
-        interval: optional(row.at("interval_95"), |field| field.ascending(Field::real))?,
-        measured: optional(row.at("measured"), Field::real)?,
-    })
-}
-
-impl Predicted {
-    fn cells(&self) -> Vec<String> {
-        vec![self.k.to_string(), "-".to_owned(), real(self.measured), "-".to_owned(), real(self.loss)]
-    }
-}
-
 /// A number of models as a place.
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
 fn place(k: u64) -> f64 {
     k as f64
 }
 
-fn series(document: &Field<'_>, measured: &[Level], predicted: &[Predicted]) -> Result<Vec<Series>, String> {
+fn series(document: &Field<'_>, measured: Vec<ChartPoint>, predicted: Vec<ChartPoint>) -> Result<Vec<Series>, String> {
     let (mut ks, mut law, mut area) = (Vec::new(), Vec::new(), Vec::new());
     for row in document.at("curve").list_if_known()? {
         let (k, loss) = (row.at("k").within([1e-9, f64::INFINITY], "a number above 0")?, row.at("loss").real()?);
@@ -131,18 +90,8 @@ fn series(document: &Field<'_>, measured: &[Level], predicted: &[Predicted]) -> 
     all.push(law);
     // Below the marks that it is held against.
     all.extend(three_point(document)?);
-    let points = measured.iter().map(|one| {
-        let merges = thalweg_tensor::counted(one.n_merges, "merge");
-        let title = format!("k = {}\nmean loss {:.4} of {merges}\nlaw {:.4}", one.k, one.loss, one.fitted);
-        ChartPoint::new(place(one.k), one.loss, title).with_error(one.sd)
-    });
-    all.push(Series::new("measured", "raw", points.collect()).with_marks(Mark::Circle));
-    let points = predicted.iter().filter_map(|one| {
-        let loss = one.loss?;
-        let title = format!("k = {}\nforecast {loss:.4}", one.k);
-        Some(ChartPoint { range: one.interval, ..ChartPoint::new(place(one.k), loss, title) })
-    });
-    all.push(Series::new("forecast", "forecast", points.collect()).with_marks(Mark::Triangle));
+    all.push(Series::new("measured", "raw", measured).with_marks(Mark::Circle));
+    all.push(Series::new("forecast", "forecast", predicted).with_marks(Mark::Triangle));
     all.retain(|one| !one.points.is_empty());
     Ok(all)
 }

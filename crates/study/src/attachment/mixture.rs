@@ -1,7 +1,7 @@
 //! Mixtures of training data: how well scores of merges are predicted, the region that they point at, and merges beside
 //! real runs.
 
-use super::{Attachment, Picture, optional, real, shown};
+use super::{Attachment, Picture, optional, real, score_words, shown};
 use crate::document::Field;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, RangeRow, Series};
 
@@ -49,7 +49,7 @@ pub(super) fn read_search(document: &Field<'_>) -> Result<Attachment, String> {
     Ok(Attachment {
         title: "Mixture of training data",
         lead: format!(
-            "The mean of the region that {n_trials} merged mixtures point at; the range says how flat the optimum is.{shares}"
+            "The mean of the best region, found from {n_trials} merged mixtures; the range shows how flat the optimum is.{shares}"
         ),
         columns: vec!["data set", "coefficient", "data share", "range of the share"],
         rows,
@@ -88,7 +88,7 @@ fn range_row(row: &Field<'_>, document: &Field<'_>) -> Result<RangeRow, String> 
 }
 
 fn predicted_against_scored(row: &Field<'_>) -> Result<Option<Chart>, String> {
-    let measure = row.at("measure").text()?;
+    let measure = &score_words(row.at("measure").text()?);
     let spearman = optional(row.at("left_out_spearman"), Field::correlation)?;
     let error = optional(row.at("left_out_error"), Field::size)?;
     let points = pairs_of(&row.at("points"))?;
@@ -140,7 +140,7 @@ fn validation_cells(row: &Field<'_>) -> Result<Vec<String>, String> {
 }
 
 fn merge_against_run(row: &Field<'_>) -> Result<Option<Chart>, String> {
-    let measure = row.at("measure").text()?;
+    let measure = &score_words(row.at("measure").text()?);
     let points = pairs_of(&row.at("pairs"))?;
     let n_top = usize::try_from(optional(row.at("n_top"), Field::whole)?.unwrap_or(0)).unwrap_or(0);
     let spearman = optional(row.at("spearman"), Field::correlation)?;

@@ -21,6 +21,7 @@ pub(crate) use mixture::mixture_key;
 
 use crate::Error;
 use crate::document::{DocumentKind, Field, kind_of};
+use crate::study_view::measure_words;
 use crate::svg::{Chart, RangeRow};
 
 /// The largest document that is read.
@@ -105,6 +106,12 @@ pub fn read_attachment(storage: &dyn Storage, path: &Path) -> Result<Attachment,
 /// A number with four digits after the point, or a dash.
 fn real(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |x| format!("{x:.4}"))
+}
+
+/// A score as people read it: `code/nats_per_token` as `code, nats per token`.
+fn score_words(score: &str) -> String {
+    let split = score.rsplit_once(['/', ' ']);
+    split.map_or_else(|| score.to_owned(), |(task, name)| format!("{task}, {}", measure_words(name)))
 }
 
 /// The first members of a list, as many as are shown.

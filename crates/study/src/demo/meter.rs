@@ -45,13 +45,11 @@ impl<'a> Meter<'a> {
     }
 
     /// The work of scoring a number of tokens.
-    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     pub(crate) fn work_of_scoring(n_tokens: u64) -> f64 {
         n_tokens as f64 * SCORED_SHARE
     }
 
     /// A training run begins after `first_step`.
-    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     pub(crate) fn begin_training(&self, stage: &'static str, first_step: u64, tokens_per_step: u64) {
         self.update(|state| {
             (state.stage, state.first_step) = (stage, first_step);
@@ -78,7 +76,6 @@ impl<'a> Meter<'a> {
 }
 
 impl TrainWatcher for Meter<'_> {
-    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     fn on_step(&self, record: &StepRecord, n_steps: u64, _seconds_left: f64) {
         self.update(|state| {
             state.part = record.step.saturating_sub(state.first_step) as f64 * state.tokens_per_step;

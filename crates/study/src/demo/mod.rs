@@ -126,7 +126,6 @@ fn train_both(spec: &DemoSpec, configs: &Configs, meter: &Meter<'_>, cx: &RunCon
     Ok(n_params)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share for people")]
 fn training_work(config: &TrainConfig, first_step: u64) -> f64 {
     ((config.n_steps() - first_step) * config.tokens_per_step()) as f64
 }
@@ -134,7 +133,6 @@ fn training_work(config: &TrainConfig, first_step: u64) -> f64 {
 /// Tokens that a document has about, for the share of work that is done.
 const TOKENS_PER_DOCUMENT: u64 = 380;
 
-#[expect(clippy::cast_precision_loss, reason = "a share for people")]
 fn all_work(spec: &DemoSpec) -> f64 {
     let numbers = spec.numbers();
     let n_steps = 2 * numbers.last_step - numbers.fork_step;

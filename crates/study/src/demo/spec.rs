@@ -183,7 +183,7 @@ impl DemoSpec {
             schemes: SCHEMES.map(str::to_owned).to_vec(),
             ends: vec!["newest".to_owned()],
             raws: RawChoice::Newest,
-            output: OutputOptions { model_card: false, digest: DigestChoice::None, ..OutputOptions::default() },
+            output: OutputOptions { no_model_card: true, digest: DigestChoice::None, ..OutputOptions::default() },
             // Nothing is written: the folder only tells the outputs of a plan apart.
             folder: self.path("merges"),
         }

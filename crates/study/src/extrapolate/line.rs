@@ -1,13 +1,13 @@
 //! The line through merged points, and how far to go along it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thalweg_merge::points::PointGeometry;
 
 /// The largest step, in lags: beyond it lies nothing that was averaged away.
 pub(crate) const MAX_ALPHA: f64 = 2.0;
 
 /// The direction of the line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// The leading principal component of the merged points.

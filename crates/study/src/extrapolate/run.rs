@@ -1,6 +1,5 @@
 //! An extrapolation from its request to its merge.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -21,7 +20,7 @@ use crate::evaluator::{Evaluator, ModelScores, PairedGain, TaskScore, paired_gai
 use crate::explain::measure_gram;
 use crate::record::{CostRow, GainRow, ScoreRow, SuiteRow};
 use crate::request::{OutputOptions, Resolver};
-use crate::sweep::{ScoredTrial, SweepFindings, SweepTrial, WindowInterval};
+use crate::sweep::deciding;
 
 /// What the method is, for every document.
 pub(crate) const METHOD: &str = "Extra-Merge-like: the paper's coefficient rule is not public in code";
@@ -32,6 +31,7 @@ const PROBED: [f64; 3] = [0.0, 0.5, 1.0];
 const ALIKE: f64 = 0.05;
 
 /// How candidates are scored and the merge is written.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct ExtrapolationOptions<'a> {
     /// The score that decides, a task or `task/measure`; the first one if left out.
     pub by: Option<String>,
@@ -43,12 +43,6 @@ pub struct ExtrapolationOptions<'a> {
     pub execute: ExecuteOptions,
     /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
-}
-
-impl fmt::Debug for ExtrapolationOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExtrapolationOptions").field("by", &self.by).field("out", &self.out).finish_non_exhaustive()
-    }
 }
 
 /// The line of the merged points.
@@ -397,33 +391,13 @@ impl Search<'_> {
     /// The parabola through the costs of the first three steps.
     fn parabola(&self) -> Result<Parabola, Error> {
         let decides = deciding(self.steps.iter().map(|(_, one)| &one.scores), self.by.as_deref())?;
-        let costs: Vec<f64> = self.steps.iter().filter_map(|(_, one)| one.scores.find(&decides)).map(cost_of).collect();
+        let costs: Vec<f64> =
+            self.steps.iter().filter_map(|(_, one)| one.scores.find(&decides)).map(TaskScore::cost).collect();
         let costs = <[f64; 3]>::try_from(costs);
         Ok(Parabola::through(costs.map_err(|_| Error::Bug { what: "three steps have three scores" })?))
     }
 }
 
-/// Less is better.
-fn cost_of(score: &TaskScore) -> f64 {
-    if score.higher_is_better { -score.value } else { score.value }
-}
-
-/// The score that decides, chosen as in a sweep.
-fn deciding<'a>(models: impl Iterator<Item = &'a ModelScores>, by: Option<&str>) -> Result<TaskScore, Error> {
-    let nothing = Coefficients::new([1], 1)?;
-    let source = SourceRef { path: PathBuf::new(), step: None, tokens: None };
-    let trial = |scores: &ModelScores| ScoredTrial {
-        trial: SweepTrial {
-            name: String::new(),
-            output: OutputPlan::new("none", "none", std::slice::from_ref(&source), &nothing),
-            interval: WindowInterval::default(),
-        },
-        scores: scores.clone(),
-    };
-    SweepFindings { raws: Vec::new(), trials: models.map(trial).collect() }.deciding(by)
-}
-
-/// All scores, and what they say.
 struct Judged<'a> {
     decides: TaskScore,
     at_zero: &'a Scored,
@@ -445,7 +419,7 @@ impl<'a> Judged<'a> {
         let Some((_, at_zero)) = steps.first() else { return Err(bug) };
         let all = steps.iter().map(|(_, one)| &one.scores).chain(means.iter().map(|(_, one)| &one.scores));
         let decides = deciding(all, options.by.as_deref())?;
-        let cost = |scores: &ModelScores| scores.find(&decides).map_or(f64::INFINITY, cost_of);
+        let cost = |scores: &ModelScores| scores.find(&decides).map_or(f64::INFINITY, TaskScore::cost);
         let mut averages: Vec<(usize, &ModelScores)> = means.iter().map(|(n, one)| (*n, &one.scores)).collect();
         averages.push((window, &at_zero.scores));
         averages.sort_by_key(|(n, _)| *n);

@@ -200,7 +200,6 @@ fn left_out_spread(cases: &[&Case], base: [f64; N_TERMS], others: &[&Case]) -> (
     if runs.len() < 2 && !others.is_empty() {
         return left_out_spread(others, [0.0; N_TERMS], &[]);
     }
-    #[expect(clippy::cast_precision_loss, reason = "counts of cases")]
     let (n, n_runs) = (squares.len() as f64, runs.len() as f64);
     let spread = (squares.iter().sum::<f64>() / n.max(1.0)).sqrt();
     // Cases of one run share its luck: the truth is between the number of runs and that of cases.
@@ -213,7 +212,6 @@ fn accuracy_spread(cases: &[&Case]) -> f64 {
     if off.len() < 8 {
         return DEFAULT_ACCURACY_SPREAD;
     }
-    #[expect(clippy::cast_precision_loss, reason = "counts of cases")]
     let n = off.len() as f64;
     (off.iter().map(|off| off * off).sum::<f64>() / n).sqrt()
 }

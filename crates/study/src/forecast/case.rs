@@ -9,6 +9,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
+use crate::document::Lines;
 
 /// `kind` of a case.
 pub const CASE_KIND: &str = "thalweg-forecast-case";
@@ -105,7 +106,6 @@ impl Case {
     }
 
     /// Length over the step reached.
-    #[expect(clippy::cast_precision_loss, reason = "counts of steps")]
     pub(crate) fn length_share(&self) -> f64 {
         self.anneal_steps as f64 / self.end_step.max(1) as f64
     }
@@ -134,38 +134,34 @@ impl Case {
 /// Reads cases, one JSON object per line; blank lines are skipped.
 ///
 /// # Errors
-/// `CaseForm` with the line.
+/// `LineForm` with the line.
 pub fn read_cases(text: &str) -> Result<Vec<Case>, Error> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let mut cases = Vec::new();
-    for (i, line) in lines.take(MAX_CASES) {
-        let fault = |what: String| Error::CaseForm { line: i + 1, what };
-        let case: Case = serde_json::from_slice(line.as_bytes()).map_err(|error| fault(error.to_string()))?;
-        if case.kind != CASE_KIND || case.version != CASE_VERSION {
-            return Err(fault(format!(
-                "`{}` version {}, not a `{CASE_KIND}` version {CASE_VERSION}",
-                case.kind, case.version
-            )));
-        }
-        let numbers = [case.raw, case.full, case.half, case.thin, case.truth.unwrap_or(0.0), case.floor];
-        if !numbers.iter().all(|number| number.is_finite()) {
-            return Err(fault("a score is not a number".to_owned()));
-        }
-        cases.push(case);
-    }
-    Ok(cases)
+    Lines::of_text("the cases", text).read(MAX_CASES, CASE_HINT, read_case)
 }
 
 /// Reads a file of cases.
 ///
 /// # Errors
-/// `Request` where it is not text; `CaseForm`; `Storage`.
+/// `Request` where it is not text; `LineForm`; `Storage`.
 pub fn read_case_file(storage: &dyn Storage, path: &Path) -> Result<Vec<Case>, Error> {
     /// The largest file of cases.
     const MAX_BYTES: u64 = 256 << 20;
-    let bytes = storage.read_file(path, MAX_BYTES)?;
-    let text = String::from_utf8(bytes);
-    read_cases(&text.map_err(|_| Error::request(format!("`{}` is not UTF-8 text", path.display())))?)
+    Lines::of_file(storage, path, MAX_BYTES)?.read(MAX_CASES, CASE_HINT, read_case)
+}
+
+const CASE_HINT: &str = "`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases";
+
+fn read_case(_: usize, line: &str) -> Result<Case, String> {
+    let case: Case = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
+    if case.kind != CASE_KIND || case.version != CASE_VERSION {
+        let (kind, version) = (&case.kind, case.version);
+        return Err(format!("`{kind}` version {version}, not a `{CASE_KIND}` version {CASE_VERSION}"));
+    }
+    let numbers = [case.raw, case.full, case.half, case.thin, case.truth.unwrap_or(0.0), case.floor];
+    if !numbers.iter().all(|number| number.is_finite()) {
+        return Err("a score is not a number".to_owned());
+    }
+    Ok(case)
 }
 
 /// Adds cases to a file; those that it has already are not added again.

@@ -60,7 +60,7 @@ impl ForecastOutcome {
 /// The cases that come with the program.
 ///
 /// # Errors
-/// `CaseForm`, which a test excludes.
+/// `LineForm`, which a test excludes.
 pub fn lab_cases() -> Result<Vec<Case>, Error> {
     read_cases(LAB_CASES)
 }
@@ -224,7 +224,6 @@ fn propose_window(
     Ok(propose(&choices, &scored_windows, &resampled))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of steps and checkpoints")]
 fn weighing_of(window: &[TrajectoryCheckpoint], end_step: u64) -> Weighing {
     let steps_before_end = window.iter().map(|one| end_step.saturating_sub(one.step.0) as f64).collect();
     Weighing { steps_before_end, coefficients: vec![1.0 / window.len().max(1) as f64; window.len()] }

@@ -1,6 +1,5 @@
 //! A forecast from its question to its record.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::context::RunContext;
@@ -18,6 +17,7 @@ use crate::sweep::SweepFindings;
 use crate::write_study::{check_study_folder, write_study};
 
 /// What a forecast learns from, and where its results go.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct ForecastOptions<'a> {
     /// What the record is called.
     pub title: String,
@@ -33,12 +33,6 @@ pub struct ForecastOptions<'a> {
     pub folder: Option<PathBuf>,
     /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
-}
-
-impl fmt::Debug for ForecastOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ForecastOptions").field("title", &self.title).finish_non_exhaustive()
-    }
 }
 
 /// The answer to a question about an anneal.

@@ -144,7 +144,7 @@ fn an_accuracy_is_that_of_the_merge_with_a_spread_by_its_items() {
 fn without_a_case_nothing_is_learned_and_a_broken_line_is_named() {
     assert_eq!(Calibration::fit(&[], &[]), None);
     let lines = format!("{}\n\n{{\"kind\": \"x\"}}\n", made(0, 0.0).to_line());
-    assert!(read_cases(&lines).unwrap_err().to_string().starts_with("line 3 of the cases: missing field"));
+    assert!(read_cases(&lines).unwrap_err().to_string().starts_with("the cases, line 3: missing field"));
     let round = read_cases(&made(0, 0.0).to_line()).unwrap();
     assert_eq!(round, [made(0, 0.0)]);
 }

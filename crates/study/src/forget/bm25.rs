@@ -20,7 +20,6 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of words and documents")]
 impl Bm25 {
     pub(super) fn new<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
         let (mut places, mut lengths) = (BTreeMap::<String, Vec<(usize, f64)>>::new(), Vec::new());

@@ -88,7 +88,7 @@ pub fn build_probes(
         .collect();
     let n_places = places.len();
     let mut random = SplitMix::new(options.seed);
-    shuffle(&mut places, &mut random);
+    random.shuffle(&mut places);
     let mut built = BuiltProbes {
         lines: String::new(),
         n_probes: 0,
@@ -203,10 +203,6 @@ fn add_general(
         built.n_general += 1;
     }
     Ok(())
-}
-
-fn shuffle<T>(items: &mut [T], random: &mut SplitMix) {
-    (1..items.len()).rev().for_each(|i| items.swap(i, random.below(i + 1)));
 }
 
 /// Bytes of some tokens of a text, if it has them and they begin and end with characters.

@@ -169,7 +169,6 @@ fn mean_of_checkpoints(model: &ForgetModelRow, raw: &BTreeMap<u64, &ForgetModelR
     let mean = |measure: &RecallMeasure| {
         let values: Option<Vec<f64>> = members.iter().map(|member| member.value(*measure)).collect();
         let values = values?;
-        #[expect(clippy::cast_precision_loss, reason = "a count of checkpoints")]
         let n = values.len() as f64;
         Some((measure.name().to_owned(), values.iter().sum::<f64>() / n))
     };
@@ -210,7 +209,6 @@ fn kept_rows(
                 n_over += 1.0;
             }
         }
-        #[expect(clippy::cast_precision_loss, reason = "a count of ends")]
         let n = row.n_ends as f64;
         row.mean_difference /= n;
         row.mean_over_checkpoints = (n_over > 0.0).then(|| over_checkpoints / n_over);

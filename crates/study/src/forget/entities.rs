@@ -11,7 +11,7 @@ use thalweg_storage::guard::OwnKind;
 
 use super::titles::TitleFinder;
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, Lines};
 
 /// `kind` of each line of a file of entities.
 const ENTITY_KIND: &str = "thalweg-forget-entities";
@@ -113,41 +113,37 @@ fn choose(in_corpus: &[u64], in_reference: &[u64]) -> Vec<usize> {
     chosen
 }
 
-/// Lines of a text file that is not too large, with their numbers from 1; empty lines are left out.
-fn read_lines(storage: &dyn Storage, path: &Path, what: &str) -> Result<Vec<(usize, String)>, Error> {
-    let bytes = storage.read_file(path, MAX_FILE_BYTES)?;
-    let text = String::from_utf8(bytes);
-    let text = text.map_err(|_| Error::request(format!("{what} `{}` are not UTF-8 text", path.display())))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    Ok(lines.map(|(i, line)| (i + 1, line.to_owned())).collect())
-}
-
 /// Titles, one on each line: a text, or a JSON object with `title` and maybe `type`.
 fn read_titles(storage: &dyn Storage, path: &Path) -> Result<Titles, Error> {
+    let lines = Lines::of_file(storage, path, MAX_FILE_BYTES)?;
     let mut titles = Titles::new();
-    for (line, text) in read_lines(storage, path, "the titles")? {
-        let fault = |what: String| Error::LineForm { path: path.to_owned(), line, what, hint: TITLE_HINT };
-        let (title, kind) = match text.trim().starts_with('{') {
-            false => (text.trim().to_owned(), String::new()),
-            true => {
-                let value: Value = serde_json::from_slice(text.as_bytes()).map_err(|error| fault(error.to_string()))?;
-                let title = ["title", "entity", "text"].iter().find_map(|key| value[key].as_str());
-                let title = title.ok_or_else(|| fault("the object has no text `title`".to_owned()))?;
-                (title.trim().to_owned(), value["type"].as_str().unwrap_or_default().to_owned())
-            }
-        };
-        if title.len() > MAX_TITLE_BYTES {
-            return Err(fault(format!("a title of {} bytes is longer than {MAX_TITLE_BYTES}", title.len())));
-        }
+    for (title, kind) in lines.read(usize::MAX, TITLE_HINT, |_, line| read_title(line.trim()))? {
         if title.chars().any(char::is_alphanumeric) {
             // Dumps of Wikipedia write titles with underscores.
             titles.entry(title.replace('_', " ")).or_insert(kind);
         }
     }
     if titles.is_empty() {
-        return Err(Error::request_with_hint(format!("`{}` has no titles", path.display()), TITLE_HINT));
+        return Err(Error::request_with_hint(format!("{} has no titles", lines.file), TITLE_HINT));
     }
     Ok(titles)
+}
+
+/// A title with its type, which may be empty.
+fn read_title(line: &str) -> Result<(String, String), String> {
+    let (title, kind) = match line.starts_with('{') {
+        false => (line.to_owned(), String::new()),
+        true => {
+            let value: Value = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
+            let title = ["title", "entity", "text"].iter().find_map(|key| value[key].as_str());
+            let title = title.ok_or("the object has no text `title`")?.trim().to_owned();
+            (title, value["type"].as_str().unwrap_or_default().to_owned())
+        }
+    };
+    if title.len() > MAX_TITLE_BYTES {
+        return Err(format!("a title of {} bytes is longer than {MAX_TITLE_BYTES}", title.len()));
+    }
+    Ok((title, kind))
 }
 
 const TITLE_HINT: &str =
@@ -159,22 +155,23 @@ const ENTITY_HINT: &str = "`thalweg forget entities` writes such files";
 /// # Errors
 /// `LineForm`, `Request` where there is none, `Storage`.
 pub fn read_entities(storage: &dyn Storage, path: &Path) -> Result<Vec<EntityRecord>, Error> {
-    let mut entities: Vec<EntityRecord> = Vec::new();
-    for (line, text) in read_lines(storage, path, "the entities")? {
-        let fault = |what: String| Error::LineForm { path: path.to_owned(), line, what, hint: ENTITY_HINT };
-        let entity: EntityRecord = serde_json::from_slice(text.as_bytes()).map_err(|error| fault(error.to_string()))?;
-        if let Some(what) = ENTITY.fault_of_line(&entity.kind, entity.version) {
-            return Err(fault(what));
-        }
-        if entity.entity.is_empty() || entity.entity.len() > MAX_TITLE_BYTES {
-            return Err(fault(format!("an entity has 1 to {MAX_TITLE_BYTES} bytes, not {}", entity.entity.len())));
-        }
-        entities.push(entity);
-    }
+    let lines = Lines::of_file(storage, path, MAX_FILE_BYTES)?;
+    let entities = lines.read(usize::MAX, ENTITY_HINT, |_, line| read_entity(line))?;
     if entities.is_empty() {
-        return Err(Error::request_with_hint(format!("`{}` has no entities", path.display()), ENTITY_HINT));
+        return Err(Error::request_with_hint(format!("{} has no entities", lines.file), ENTITY_HINT));
     }
     Ok(entities)
+}
+
+fn read_entity(line: &str) -> Result<EntityRecord, String> {
+    let entity: EntityRecord = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
+    if let Some(what) = ENTITY.fault_of_line(&entity.kind, entity.version) {
+        return Err(what);
+    }
+    match entity.entity.len() {
+        1..=MAX_TITLE_BYTES => Ok(entity),
+        n => Err(format!("an entity has 1 to {MAX_TITLE_BYTES} bytes, not {n}")),
+    }
 }
 
 #[cfg(test)]

@@ -177,7 +177,6 @@ pub fn plan_replay(
         });
     }
     let replay_steps = n_cycles * epochs;
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of steps")]
     let cost_factor = (end_step - start_step) as f64 / (end_step - start_step - replay_steps) as f64;
     Ok(ReplayPlan { policy, start_step, end_step, n_memory: memory.len(), replay_steps, cost_factor, cycles })
 }
@@ -225,7 +224,7 @@ impl<'a> Draw<'a> {
     /// Samples with at least as many tokens as a batch has.
     fn batch(&mut self, n_batch_tokens: u64) -> Result<Vec<usize>, Error> {
         let mut open: Vec<usize> = (0..self.memory.len()).filter(|&i| self.n_left[i] > 0).collect();
-        (1..open.len()).rev().for_each(|i| open.swap(i, self.random.below(i + 1)));
+        self.random.shuffle(&mut open);
         if let Some(index) = &self.index {
             // A draw of the later corpus stands for the batch that would be trained.
             let n = self.corpora.later.len();

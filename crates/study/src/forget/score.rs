@@ -1,7 +1,6 @@
 //! Scores checkpoints and merges on the probes, and compares them probe by probe.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +30,7 @@ pub const SCORES_FILE: OwnKind<'_> = OwnKind::json("a record of recall", SCORES_
 const LEVEL: f64 = 0.95;
 
 /// How models are scored.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct ForgetOptions<'a> {
     /// Tokens of prompts and continuations.
     pub tokens: ProbeOptions,
@@ -40,12 +40,6 @@ pub struct ForgetOptions<'a> {
     pub recalled_by: Option<PathBuf>,
     /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
-}
-
-impl fmt::Debug for ForgetOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ForgetOptions").field("tokens", &self.tokens).finish_non_exhaustive()
-    }
 }
 
 /// Scores of models on one file of probes.

@@ -11,7 +11,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::{display_name, parse_count};
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, Lines};
 
 /// `kind` of the lines that `law curve` writes.
 pub(crate) const CURVE_KIND: &str = "thalweg-merge-curve";
@@ -78,7 +78,6 @@ pub struct Unit {
 
 impl Unit {
     /// Mean over the domains.
-    #[expect(clippy::cast_precision_loss, reason = "a count of domains")]
     pub(crate) fn macro_loss(&self) -> f64 {
         self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
     }
@@ -113,7 +112,7 @@ struct Row {
 /// Reads losses, one JSON object per line; blank lines are skipped.
 ///
 /// # Errors
-/// `CurveForm` with the line for what is not a record, for a loss that is not finite, and for a merge that was scored
+/// `LineForm` with the line for what is not a record, for a loss that is not finite, and for a merge that was scored
 /// twice or not on all domains.
 ///
 /// # Example
@@ -123,59 +122,53 @@ struct Row {
 /// # Ok::<(), thalweg_study::Error>(())
 /// ```
 pub fn read_curve(text: &str) -> Result<Curve, Error> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let rows = lines.take(MAX_RECORDS).map(|(i, line)| read_row(i + 1, line)).collect::<Result<Vec<_>, _>>()?;
-    if rows.is_empty() {
-        return Err(Error::request_with_hint("the curve has no records", RECORD_HINT));
-    }
-    gather(&rows)
+    curve_of(&Lines::of_text("the curve", text))
 }
 
 /// Reads a file of losses.
 ///
 /// # Errors
-/// `Request` where it is not text or has no records; `CurveForm`; `Storage`.
+/// `Request` where it is not text or has no records; `LineForm`; `Storage`.
 pub fn read_curve_file(storage: &dyn Storage, path: &Path) -> Result<Curve, Error> {
     /// The largest file of losses.
     const MAX_BYTES: u64 = 256 << 20;
-    let bytes = storage.read_file(path, MAX_BYTES)?;
-    let text = String::from_utf8(bytes);
-    let text = text.map_err(|_| Error::request(format!("`{}` is not UTF-8 text", path.display())))?;
-    read_curve(&text).map_err(|error| match error {
-        Error::CurveForm { line, what, .. } => Error::CurveForm { curve: format!("`{}`", path.display()), line, what },
-        other => other,
-    })
+    curve_of(&Lines::of_file(storage, path, MAX_BYTES)?)
+}
+
+fn curve_of(lines: &Lines) -> Result<Curve, Error> {
+    let rows = lines.read(MAX_RECORDS, LINE_HINT, read_row)?;
+    if rows.is_empty() {
+        return Err(Error::request_with_hint("the curve has no records", RECORD_HINT));
+    }
+    gather(&rows).map_err(|(line, what)| lines.fault(line, what, LINE_HINT))
 }
 
 /// What a record looks like.
 const RECORD_HINT: &str =
     "write one JSON object on each line, such as {\"k\": 4, \"loss\": 2.31}; `thalweg law curve` writes such files";
 
-/// A fault in a text whose file is not known yet.
-fn curve_fault(line: usize, what: String) -> Error {
-    Error::CurveForm { curve: "the curve".to_owned(), line, what }
-}
+const LINE_HINT: &str =
+    "each line is one loss, such as {\"k\": 4, \"loss\": 2.31}, with `subset`, `domain`, `seed` and `n` as needed";
 
-fn read_row(line: usize, text: &str) -> Result<Row, Error> {
-    let fault = |what: String| curve_fault(line, what);
+fn read_row(line: usize, text: &str) -> Result<Row, String> {
     let value: Value =
-        serde_json::from_slice(&quote_python_numbers(text.as_bytes())).map_err(|error| fault(error.to_string()))?;
+        serde_json::from_slice(&quote_python_numbers(text.as_bytes())).map_err(|error| error.to_string())?;
     if let Some(what) = CURVE.fault_of_any_line(&value) {
-        return Err(fault(what));
+        return Err(what);
     }
-    let Value::Object(object) = value else { return Err(fault("it is not a JSON object".to_owned())) };
+    let Value::Object(object) = value else { return Err("it is not a JSON object".to_owned()) };
     let columns = Columns { object: object.iter().map(|(name, value)| (name.to_lowercase(), value)).collect() };
     let k = columns.find(&K_NAMES);
-    let k = k.ok_or_else(|| fault(format!("it has no `k`; its keys are {}", shown_keys(&object))))?;
-    let k = whole(k.1).ok_or_else(|| fault(format!("`{}` is {}, not a whole number", k.0, shown(k.1))))?;
+    let k = k.ok_or_else(|| format!("it has no `k`; its keys are {}", shown_keys(&object)))?;
+    let k = whole(k.1).ok_or_else(|| format!("`{}` is {}, not a whole number", k.0, shown(k.1)))?;
     let loss = columns.find(&LOSS_NAMES);
-    let loss = loss.ok_or_else(|| fault(format!("it has no `loss`; its keys are {}", shown_keys(&object))))?;
+    let loss = loss.ok_or_else(|| format!("it has no `loss`; its keys are {}", shown_keys(&object)))?;
     let finite = loss.1.as_f64().filter(|loss| loss.is_finite());
-    let number = finite.ok_or_else(|| fault(format!("`{}` is {}, not a finite number", loss.0, shown(loss.1))))?;
+    let number = finite.ok_or_else(|| format!("`{}` is {}, not a finite number", loss.0, shown(loss.1)))?;
     let text_of = |names: &[&str]| columns.find(names).map(|(_, value)| plain(value));
     let size = columns.find(&SIZE_NAMES).filter(|(_, value)| !value.is_null());
     let n_billions = size.map(|(name, value)| {
-        billions(name, value).ok_or_else(|| fault(format!("`{name}` is {}, not a number of parameters", shown(value))))
+        billions(name, value).ok_or_else(|| format!("`{name}` is {}, not a number of parameters", shown(value)))
     });
     Ok(Row {
         line,
@@ -207,7 +200,6 @@ fn whole(value: &Value) -> Option<u32> {
 }
 
 fn billions(name: &str, value: &Value) -> Option<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "a count of parameters, to three figures")]
     let number = match value {
         Value::String(text) => parse_count(text).ok()? as f64,
         value => value.as_f64()?,
@@ -240,7 +232,7 @@ fn shown_keys(object: &Map<String, Value>) -> String {
 type UnitKey = (Option<u64>, u32, String, String, usize);
 
 /// Brings the losses of one merge on several domains together.
-fn gather(rows: &[Row]) -> Result<Curve, Error> {
+fn gather(rows: &[Row]) -> Result<Curve, (usize, String)> {
     let domains: BTreeSet<&str> = rows.iter().map(|row| row.domain.as_str()).collect();
     let domains: Vec<String> = domains.into_iter().map(str::to_owned).collect();
     let mut unnamed: BTreeMap<(Option<u64>, u32, &str, &str), usize> = BTreeMap::new();
@@ -260,7 +252,7 @@ fn gather(rows: &[Row]) -> Result<Curve, Error> {
         let domain = domains.binary_search(&row.domain).unwrap_or(0);
         if unit.1[domain].replace(row.loss).is_some() {
             let what = format!("the subset `{}` at k = {} appears twice", display_name(&key_subset(row)), row.k);
-            return Err(curve_fault(row.line, what));
+            return Err((row.line, what));
         }
     }
     let mut curve = Curve { domains, pool: pool_of(rows), ..Curve::default() };
@@ -269,7 +261,7 @@ fn gather(rows: &[Row]) -> Result<Curve, Error> {
         if let Some(missing) = missing {
             let domain = display_name(&curve.domains[missing]);
             let what = format!("its merge of {k} has no loss on `{domain}`, but others do");
-            return Err(curve_fault(line, what));
+            return Err((line, what));
         }
         let unit = Unit { k, n_billions: size.map(f64::from_bits), losses: losses.into_iter().flatten().collect() };
         if k == 0 { curve.bases.push(unit) } else { curve.units.push(unit) }
@@ -337,7 +329,7 @@ mod tests {
     fn what_is_not_a_loss_is_refused_with_its_line() {
         assert_eq!(
             refused("{\"k\": 1, \"loss\": 1}\n{\"k\": 2, \"loss\": NaN}"),
-            "line 2 of the curve: `loss` is `NaN`, not a finite number"
+            "the curve, line 2: `loss` is `NaN`, not a finite number"
         );
         assert!(refused(r#"{"k": 1, "loss": -Infinity}"#).contains("`-Infinity`, not a finite number"));
         assert!(refused(r#"{"k": 1, "loss": "low"}"#).contains("`low`, not a finite number"));
@@ -347,7 +339,7 @@ mod tests {
         assert!(refused(r#"{"k": 2}"#).contains("it has no `loss`"));
         assert_eq!(
             refused(r#"{"kind": "thalweg-merge-curve", "version": 2, "k": 1, "loss": 2}"#),
-            "line 1 of the curve: it is `thalweg-merge-curve` version 2, not `thalweg-merge-curve` version 1"
+            "the curve, line 1: it is `thalweg-merge-curve` version 2, not `thalweg-merge-curve` version 1"
         );
         assert!(
             refused(r#"{"kind": "thalweg-mix-trial", "version": 1, "k": 1, "loss": 2}"#)
@@ -362,8 +354,8 @@ mod tests {
     #[test]
     fn a_merge_that_is_scored_twice_or_in_part_is_refused() {
         let twice = "{\"k\": 1, \"subset\": \"a\", \"loss\": 1}\n{\"k\": 1, \"subset\": \"a\", \"loss\": 2}";
-        assert_eq!(refused(twice), "line 2 of the curve: the subset `a` at k = 1 appears twice");
+        assert_eq!(refused(twice), "the curve, line 2: the subset `a` at k = 1 appears twice");
         let part = "{\"k\": 1, \"domain\": \"x\", \"loss\": 1}\n{\"k\": 2, \"domain\": \"y\", \"loss\": 2}";
-        assert_eq!(refused(part), "line 1 of the curve: its merge of 1 has no loss on `y`, but others do");
+        assert_eq!(refused(part), "the curve, line 1: its merge of 1 has no loss on `y`, but others do");
     }
 }

@@ -1,6 +1,5 @@
 //! Makes a curve: merges subsets of models in memory, each model read once, and scores every merge.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -28,6 +27,7 @@ pub struct ExpertCurve {
 }
 
 /// How a curve is scored and where it goes.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct CurveOptions<'a> {
     /// The only task, or `task/measure`, that is a domain; all of the suite, if left out.
     pub by: Option<String>,
@@ -35,12 +35,6 @@ pub struct CurveOptions<'a> {
     pub path: PathBuf,
     /// Called after each model with how many are done.
     pub on_score: &'a mut dyn FnMut(usize),
-}
-
-impl fmt::Debug for CurveOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CurveOptions").field("by", &self.by).field("path", &self.path).finish_non_exhaustive()
-    }
 }
 
 /// A curve that is done.
@@ -124,7 +118,7 @@ pub fn run_curve(
                 k: if is_base { 0 } else { u32::try_from(subset.len()).unwrap_or(u32::MAX) },
                 subset: if is_base { Vec::new() } else { (*subset).clone() },
                 pool: curve.experts.len(),
-                domain: format!("{}/{}", score.task, score.measure),
+                domain: score.name(),
                 loss: score.value,
                 n_params: n,
             });
@@ -143,8 +137,7 @@ fn mean_of(subset: &[usize], n: usize) -> Result<Coefficients, Error> {
 
 /// The scores that are losses: the first of each task for which less is better.
 fn losses_of(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScore>, Error> {
-    let is_meant =
-        |score: &&TaskScore| by.is_none_or(|by| by == score.task || by == format!("{}/{}", score.task, score.measure));
+    let is_meant = |score: &&TaskScore| by.is_none_or(|by| score.is_called(by));
     let mut losses: Vec<TaskScore> = Vec::new();
     for score in scores.tasks.iter().filter(|score| !score.higher_is_better).filter(is_meant) {
         if !losses.iter().any(|known| known.task == score.task) {

@@ -8,6 +8,7 @@ use thalweg_tensor::counted;
 
 use super::curve::{Curve, Unit};
 use super::forms::{Fitted, Form, FormRow, Levels, compete};
+use super::least_squares::mean;
 use super::outlook::{MarginalRow, ReachRow, StopRow, TargetRow, marginal_rows, reach_row, stop_row, target_row};
 use super::sizes::{JointLaw, SizeLevels, SizeRow, fit_joint, size_rows};
 use super::three_points::{ThreePointRow, three_point_row};
@@ -139,7 +140,7 @@ pub struct DomainRow {
 }
 
 /// The law of a curve and what follows from it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct MergeLaw {
     /// What k counts.
     pub axis: Axis,
@@ -371,10 +372,6 @@ fn levels_of(groups: &[Group<'_>], loss: impl Fn(&Unit) -> f64) -> Levels {
     Levels { k: groups.iter().map(|group| f64::from(group.k)).collect(), losses: groups.iter().map(mean).collect() }
 }
 
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
 fn competitors(axis: Axis) -> Vec<Form> {
     let mut forms = vec![Form::Reciprocal, Form::Inverse, Form::Power, Form::Exponential];
     if axis == Axis::Checkpoints {
@@ -401,28 +398,11 @@ fn begin(axis: Axis, fit: &Fitted, groups: &[Group<'_>], n_billions: Option<f64>
         a: fit.a(),
         b: fit.b(),
         d: fit.d(),
-        l_inf_interval_95: None,
-        a_interval_95: None,
-        b_interval_95: None,
-        bootstrap: None,
         r2: fit.r2,
         n_billions,
         points: groups.iter().map(point).collect(),
-        base: None,
-        curve: Vec::new(),
-        forms: Vec::new(),
-        predictions: Vec::new(),
-        three_point: None,
-        reach: None,
-        targets: Vec::new(),
-        marginal: Vec::new(),
-        stop: None,
         optimum,
-        domains: Vec::new(),
-        sizes: Vec::new(),
-        joint: None,
-        warnings: Vec::new(),
-        refusal: None,
+        ..MergeLaw::default()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::least_squares::{Observed, minimize};
+use super::least_squares::{Observed, explained, minimize};
 
 /// The range of b.
 pub(super) const B_RANGE: [f64; 2] = [-0.5, 30.0];
@@ -23,10 +23,11 @@ pub(super) struct Levels {
 }
 
 /// What the loss is as a function of k.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// L + A / (k + b), b on (-1/2, 30).
+    #[default]
     Reciprocal,
     /// L + A / k: what theory gives for independent experts.
     Inverse,
@@ -175,7 +176,7 @@ impl Form {
             r2: 0.0,
             at_bound,
         };
-        fitted.r2 = fitted.r2_of(levels);
+        fitted.r2 = explained(&levels.losses, levels.k.iter().map(|k| fitted.predict(*k)));
         Some(fitted)
     }
 }
@@ -201,13 +202,6 @@ impl Fitted {
     pub(super) fn predict(&self, k: f64) -> f64 {
         let drift = self.d().map_or(0.0, |d| d * (k - 1.0));
         self.linear[0] + self.linear[1] * self.form.column(self.b(), k) + drift
-    }
-
-    fn r2_of(&self, levels: &Levels) -> f64 {
-        let mean = levels.losses.iter().sum::<f64>() / levels.losses.len() as f64;
-        let total: f64 = levels.losses.iter().map(|loss| (loss - mean).powi(2)).sum();
-        let left: f64 = levels.k.iter().zip(&levels.losses).map(|(k, loss)| (loss - self.predict(*k)).powi(2)).sum();
-        if total > 0.0 { 1.0 - left / total } else { 0.0 }
     }
 
     /// Akaike's criterion with the correction of Hurvich and Tsai 1989; the variance counts as a parameter.

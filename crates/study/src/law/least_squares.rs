@@ -29,6 +29,19 @@ pub(super) struct LinearFit {
     pub(super) rss: f64,
 }
 
+/// The mean of some numbers.
+pub(super) fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Share of the variance of some numbers that is explained; 0 where they are equal.
+pub(super) fn explained(values: &[f64], predicted: impl Iterator<Item = f64>) -> f64 {
+    let mean = mean(values);
+    let total: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let left: f64 = values.iter().zip(predicted).map(|(value, predicted)| (value - predicted).powi(2)).sum();
+    if total > 0.0 { 1.0 - left / total } else { 0.0 }
+}
+
 impl Observed<'_> {
     fn mean_of(&self, values: &[f64]) -> f64 {
         let total: f64 = self.weights.iter().sum();

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::forms::{B_RANGE, Form, Levels};
-use super::least_squares::Observed;
+use super::least_squares::{Observed, explained};
 use super::simplex::minimize_from;
 
 /// The ranges of beta, gamma and ln(b + 1).
@@ -106,10 +106,7 @@ pub(super) fn fit_joint(sizes: &[SizeLevels]) -> Option<JointLaw> {
     let (linear, b) = fit(place)?;
     let [l_star, b_size, a0] = <[f64; 3]>::try_from(linear.coefficients).ok()?;
     let mut law = JointLaw { l_star, b_size, beta: place[0], a0, gamma: place[1], b, r2: 0.0 };
-    let mean = losses.iter().sum::<f64>() / losses.len() as f64;
-    let total: f64 = losses.iter().map(|loss| (loss - mean).powi(2)).sum();
-    let left: f64 = cells.iter().map(|(n, k, loss)| (loss - law.predict(*n, *k)).powi(2)).sum();
-    law.r2 = if total > 0.0 { 1.0 - left / total } else { 0.0 };
+    law.r2 = explained(&losses, cells.iter().map(|(n, k, _)| law.predict(*n, *k)));
     Some(law)
 }
 

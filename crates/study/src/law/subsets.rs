@@ -97,7 +97,7 @@ fn design(n: usize, k: usize, wanted: usize, seed: u64) -> Vec<Vec<usize>> {
     let (mut found, mut known, mut in_vain) = (Vec::new(), BTreeSet::new(), 0);
     while found.len() < wanted && in_vain < PATIENCE {
         let mut order: Vec<usize> = (0..n).collect();
-        (1..n).rev().for_each(|i| order.swap(i, random.below(i + 1)));
+        random.shuffle(&mut order);
         let before = found.len();
         for start in 0..n {
             let mut subset: Vec<usize> = (0..k).map(|i| order[(start + i) % n]).collect();

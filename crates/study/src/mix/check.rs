@@ -12,7 +12,7 @@ use thalweg_model::{Model, ModelConfig};
 use super::space::Component;
 use crate::Error;
 use crate::engine_evaluator::merge_models;
-use crate::evaluator::{Evaluator, TaskScore};
+use crate::evaluator::Evaluator;
 use crate::explain::measure_gram;
 use crate::record::CostRow;
 use crate::request::Resolver;
@@ -198,13 +198,12 @@ fn score_midpoints(
     for (pair, mean) in pairs.iter().zip(&scores[n..]) {
         for task in &mean.tasks {
             let [Some(a), Some(b)] = pair.map(|i| scores[i].find(task)) else { continue };
-            let cost = |task: &TaskScore| if task.higher_is_better { -task.value } else { task.value };
             rows.push(MidpointRow {
                 between: pair.map(|i| request.components[i].name.clone()),
-                measure: format!("{}/{}", task.task, task.measure),
+                measure: task.name(),
                 midpoint: task.value,
                 ends: [a.value, b.value],
-                barrier: cost(task) - cost(a).max(cost(b)),
+                barrier: task.cost() - a.cost().max(b.cost()),
             });
         }
     }

@@ -12,7 +12,6 @@ pub fn mean_ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut first = 0;
     for equal in order.chunk_by(|a, b| values[*a].total_cmp(&values[*b]).is_eq()) {
-        #[expect(clippy::cast_precision_loss, reason = "a rank")]
         let rank = (2 * first + equal.len() + 1) as f64 / 2.0;
         equal.iter().for_each(|i| ranks[*i] = rank);
         first += equal.len();
@@ -27,7 +26,6 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
         return None;
     }
     let (a, b) = (mean_ranks(a), mean_ranks(b));
-    #[expect(clippy::cast_precision_loss, reason = "a count")]
     let mean = (a.len() + 1) as f64 / 2.0;
     let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum::<f64>();
     let scale = (product(&a, &a) * product(&b, &b)).sqrt();

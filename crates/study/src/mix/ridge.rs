@@ -51,7 +51,6 @@ pub fn fit_quadratic(mixtures: &[Vec<f64>], values: &[f64]) -> Option<QuadraticF
     if n < 3 || mixtures.len() != n || !values.iter().all(|value| value.is_finite()) {
         return None;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a count of points")]
     let mean = values.iter().sum::<f64>() / n as f64;
     let rows: Vec<Vec<f64>> = mixtures.iter().map(|one| features(one)).collect();
     let n_features = rows.first().map_or(0, Vec::len);

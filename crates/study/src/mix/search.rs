@@ -1,10 +1,9 @@
 //! Searches mixtures by merging components in memory, scoring each merge, and fitting a predictor in rounds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::OutputPlan;
@@ -29,7 +28,7 @@ const NEXT_SHARE: usize = 20;
 const REGION_SHARE: usize = 100;
 
 /// What several losses are turned into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
     /// Mean over the tasks of the rank in the pool, as in the paper.
@@ -39,6 +38,7 @@ pub enum Objective {
 }
 
 /// How mixtures are searched.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct SearchOptions<'a> {
     /// Mixtures of the first round; each later round has half as many.
     pub n: usize,
@@ -56,12 +56,6 @@ pub struct SearchOptions<'a> {
     pub path: PathBuf,
     /// Called after each model with how many are done.
     pub on_score: &'a mut dyn FnMut(usize),
-}
-
-impl fmt::Debug for SearchOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SearchOptions").field("n", &self.n).field("rounds", &self.rounds).finish_non_exhaustive()
-    }
 }
 
 impl SearchOptions<'_> {
@@ -184,7 +178,7 @@ pub fn search_mixtures(
         let sign = if task.higher_is_better { -1.0 } else { 1.0 };
         let scored = search.trials.iter().filter_map(|trial| trial.scores.find(task));
         Some(PredictorRow {
-            measure: name_of(task),
+            measure: task.name(),
             strength: fit.strength,
             left_out_error: fit.left_out_error,
             left_out_spearman: fit.left_out_spearman,
@@ -206,15 +200,6 @@ pub fn search_mixtures(
         cost: CostRow { seconds: cx.host.elapsed_seconds() - began, ..search.evaluator.cost() },
         path: options.path,
     })
-}
-
-fn name_of(task: &TaskScore) -> String {
-    format!("{}/{}", task.task, task.measure)
-}
-
-/// A score as a cost: less is better.
-fn cost_of(task: &TaskScore) -> f64 {
-    if task.higher_is_better { -task.value } else { task.value }
 }
 
 struct Search<'a> {
@@ -295,7 +280,7 @@ impl Search<'_> {
     fn fits(&self) -> Vec<Option<QuadraticFit>> {
         let mixtures: Vec<Vec<f64>> = self.trials.iter().map(|trial| fractions(&trial.mixture)).collect();
         let fit = |task: &TaskScore| {
-            let costs = self.trials.iter().map(|trial| trial.scores.find(task).map(cost_of));
+            let costs = self.trials.iter().map(|trial| trial.scores.find(task).map(TaskScore::cost));
             fit_quadratic(&mixtures, &costs.collect::<Option<Vec<f64>>>()?)
         };
         self.tasks.iter().map(fit).collect()
@@ -360,7 +345,7 @@ impl Search<'_> {
             let coefficients = fractions(mixture);
             let gain = |task: &TaskScore| {
                 let gain = answer.find(task).zip(scores.find(task)).and_then(|(own, over)| gain_over(own, over))?;
-                Some((name_of(task), gain))
+                Some((task.name(), gain))
             };
             let gains = self.tasks.iter().filter_map(gain).collect();
             MixRegion {
@@ -378,8 +363,11 @@ impl Search<'_> {
     fn best_by_ranks(&self, is_meant: impl Fn(&Trial) -> bool) -> Option<Mixture> {
         let mut totals = vec![0.0; self.trials.len()];
         for task in &self.tasks {
-            let costs: Vec<f64> =
-                self.trials.iter().map(|trial| trial.scores.find(task).map_or(f64::INFINITY, cost_of)).collect();
+            let costs: Vec<f64> = self
+                .trials
+                .iter()
+                .map(|trial| trial.scores.find(task).map_or(f64::INFINITY, TaskScore::cost))
+                .collect();
             totals.iter_mut().zip(mean_ranks(&costs)).for_each(|(total, rank)| *total += rank);
         }
         let meant = self.trials.iter().zip(totals).filter(|(trial, _)| is_meant(trial));
@@ -388,7 +376,7 @@ impl Search<'_> {
 
     fn measures(&self, scores: &ModelScores) -> BTreeMap<String, f64> {
         let found = self.tasks.iter().filter_map(|task| scores.find(task));
-        found.map(|score| (name_of(score), score.value)).collect()
+        found.map(|score| (score.name(), score.value)).collect()
     }
 
     fn line(&self, trial: &Trial) -> String {
@@ -411,7 +399,7 @@ fn counted_scores(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScor
     let mut known = BTreeSet::new();
     let mut counted = Vec::new();
     for task in &scores.tasks {
-        let is_meant = by.is_none_or(|by| by == task.task || by == name_of(task));
+        let is_meant = by.is_none_or(|by| task.is_called(by));
         if is_meant && known.insert(task.task.clone()) {
             counted.push(task.clone());
         }

@@ -11,7 +11,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::display_name;
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, Lines};
 
 /// `kind` of the lines that a search writes.
 pub(super) const TRIAL_KIND: &str = "thalweg-mix-trial";
@@ -55,16 +55,10 @@ pub struct TrialRecord {
 /// # Errors
 /// `LineForm` with the line for what is not one; `Request` for a file without any; `Storage`.
 pub fn read_trials(storage: &dyn Storage, path: &Path) -> Result<Vec<TrialRecord>, Error> {
-    let bytes = storage.read_file(path, MAX_BYTES)?;
-    let text = String::from_utf8(bytes);
-    let text = text.map_err(|_| Error::request(format!("`{}` is not UTF-8 text", path.display())))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).take(MAX_TRIALS);
-    let read = |(i, line): (usize, &str)| {
-        read_trial(line).map_err(|what| Error::LineForm { path: path.to_owned(), line: i + 1, what, hint: TRIAL_HINT })
-    };
-    let trials = lines.map(read).collect::<Result<Vec<_>, _>>()?;
+    let lines = Lines::of_file(storage, path, MAX_BYTES)?;
+    let trials = lines.read(MAX_TRIALS, TRIAL_HINT, |_, line| read_trial(line))?;
     if trials.is_empty() {
-        return Err(Error::request_with_hint(format!("`{}` has no mixtures", path.display()), TRIAL_HINT));
+        return Err(Error::request_with_hint(format!("{} has no mixtures", lines.file), TRIAL_HINT));
     }
     Ok(trials)
 }

@@ -10,62 +10,76 @@ use thalweg_tensor::{parse_count, parse_size};
 use super::MergeRequest;
 use crate::Error;
 
-/// The names that [`MergeRequest::set_option`] takes, in the order of the command line's help.
-pub const OPTION_NAMES: [&str; 53] = [
-    "last",
-    "count",
-    "interval_steps",
-    "interval_tokens",
-    "duration_steps",
-    "duration_tokens",
-    "end_step",
-    "end_tokens",
-    "from_step",
-    "to_step",
-    "every",
-    "steps",
-    "tokens_per_step",
-    "log",
-    "log_columns",
-    "log_every",
-    "stable",
-    "checkpoint_pattern",
-    "scheme",
-    "alpha",
-    "floor",
-    "sigma_rel",
-    "coefficients",
-    "from_averages",
-    "order",
-    "normalize",
-    "allow_sum",
-    "rule",
-    "base",
-    "density",
-    "lambda",
-    "seed",
-    "gamma",
-    "epsilon",
-    "convention",
-    "divide",
-    "rescale",
-    "dtype",
-    "out_shard_size",
-    "drop",
-    "code",
-    "digest",
-    "no_model_card",
-    "to_huggingface",
-    "hf_assets",
-    "format",
-    "optimizer",
-    "non_float",
-    "router",
-    "allow_config",
-    "take_newest",
-    "allow_non_finite",
-    "side_files_from",
+/// Puts the values of an option into a request.
+type Setter = fn(&mut MergeRequest, Given<'_>) -> Result<(), Error>;
+
+/// Every option, in the order of the command line's help.
+const OPTIONS: [(&str, Setter); 53] = [
+    ("last", |to, it| it.number(&mut to.selection.last)),
+    ("count", |to, it| it.number(&mut to.selection.count)),
+    ("interval_steps", |to, it| it.count(&mut to.selection.interval_steps)),
+    ("interval_tokens", |to, it| it.count(&mut to.selection.interval_tokens)),
+    ("duration_steps", |to, it| it.count(&mut to.selection.duration_steps)),
+    ("duration_tokens", |to, it| it.count(&mut to.selection.duration_tokens)),
+    ("end_step", |to, it| it.count(&mut to.selection.end_step)),
+    ("end_tokens", |to, it| it.count(&mut to.selection.end_tokens)),
+    ("from_step", |to, it| it.count(&mut to.selection.from_step)),
+    ("to_step", |to, it| it.count(&mut to.selection.to_step)),
+    ("every", |to, it| it.number(&mut to.selection.every)),
+    ("steps", |to, it| it.counts(&mut to.selection.steps)),
+    ("tokens_per_step", |to, it| it.count(&mut to.run.tokens_per_step)),
+    ("log", |to, it| it.list(&mut to.run.log)),
+    ("log_columns", |to, it| it.list(&mut to.run.log_columns)),
+    ("log_every", |to, it| it.count(&mut to.run.log_every)),
+    ("stable", |to, it| it.text(&mut to.run.stable)),
+    ("checkpoint_pattern", |to, it| it.text(&mut to.run.checkpoint_pattern)),
+    ("scheme", |to, it| it.text(&mut to.scheme.scheme)),
+    ("alpha", |to, it| it.text(&mut to.scheme.alpha)),
+    ("floor", |to, it| it.text(&mut to.scheme.floor)),
+    ("sigma_rel", |to, it| it.text(&mut to.scheme.sigma_rel)),
+    ("coefficients", |to, it| it.list(&mut to.scheme.coefficients)),
+    ("from_averages", |to, it| it.list(&mut to.scheme.from_averages)),
+    ("order", |to, it| it.text(&mut to.scheme.order)),
+    ("normalize", |to, it| it.flag(&mut to.scheme.normalize)),
+    ("allow_sum", |to, it| it.flag(&mut to.scheme.allow_sum)),
+    ("rule", |to, it| it.text(&mut to.rule.rule)),
+    ("base", |to, it| it.text(&mut to.rule.base)),
+    ("density", |to, it| it.list(&mut to.rule.density)),
+    ("lambda", |to, it| it.text(&mut to.rule.lambda)),
+    ("seed", |to, it| it.count(&mut to.rule.seed)),
+    ("gamma", |to, it| it.text(&mut to.rule.gamma)),
+    ("epsilon", |to, it| it.text(&mut to.rule.epsilon)),
+    ("convention", |to, it| it.text(&mut to.rule.convention)),
+    ("divide", |to, it| it.text(&mut to.rule.divide)),
+    ("rescale", |to, it| it.text(&mut to.rule.rescale)),
+    ("dtype", |to, it| it.choice(&mut to.output.dtype)),
+    ("out_shard_size", |to, it| it.size(&mut to.output.out_shard_bytes)),
+    ("drop", |to, it| it.list(&mut to.output.drop)),
+    ("code", |to, it| it.code(&mut to.output.code)),
+    ("digest", |to, it| it.choice(&mut to.output.digest)),
+    ("no_model_card", |to, it| it.flag(&mut to.output.no_model_card)),
+    ("to_huggingface", |to, it| it.flag(&mut to.output.to_huggingface)),
+    ("hf_assets", |to, it| it.text(&mut to.output.hf_assets)),
+    ("format", |to, it| it.format(&mut to.output.format)),
+    ("optimizer", |to, it| it.choice(&mut to.output.optimizer)),
+    ("non_float", |to, it| it.choice(&mut to.output.non_float)),
+    ("router", |to, it| it.choice(&mut to.output.router)),
+    ("allow_config", |to, it| it.list(&mut to.output.allow_config)),
+    ("take_newest", |to, it| it.list(&mut to.output.take_newest)),
+    ("allow_non_finite", |to, it| it.flag(&mut to.output.allow_non_finite)),
+    ("side_files_from", |to, it| it.side_files(&mut to.output.side_files_from)),
 ];
+
+/// The names that [`MergeRequest::set_option`] takes, in the order of the command line's help.
+pub const OPTION_NAMES: [&str; OPTIONS.len()] = {
+    let mut names = [""; OPTIONS.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = OPTIONS[i].0;
+        i += 1;
+    }
+    names
+};
 
 impl MergeRequest {
     /// Sets the option `name`, spelt with underscores, to `values`; a flag has the value `true` or `false`.
@@ -85,89 +99,14 @@ impl MergeRequest {
     /// # Ok::<(), thalweg_study::Error>(())
     /// ```
     pub fn set_option(&mut self, name: &str, values: &[String]) -> Result<(), Error> {
-        let option = Given { name, values };
-        let Self { selection, run, scheme, .. } = self;
-        match name {
-            "last" => selection.last = Some(option.number()?),
-            "count" => selection.count = Some(option.number()?),
-            "interval_steps" => selection.interval_steps = Some(option.count()?),
-            "interval_tokens" => selection.interval_tokens = Some(option.count()?),
-            "duration_steps" => selection.duration_steps = Some(option.count()?),
-            "duration_tokens" => selection.duration_tokens = Some(option.count()?),
-            "end_step" => selection.end_step = Some(option.count()?),
-            "end_tokens" => selection.end_tokens = Some(option.count()?),
-            "from_step" => selection.from_step = Some(option.count()?),
-            "to_step" => selection.to_step = Some(option.count()?),
-            "every" => selection.every = Some(option.number()?),
-            "steps" => selection.steps = option.counts()?,
-            "tokens_per_step" => run.tokens_per_step = Some(option.count()?),
-            "log" => run.log = option.paths(),
-            "log_columns" => run.log_columns = option.list(),
-            "log_every" => run.log_every = Some(option.count()?),
-            "stable" => run.stable = Some(option.text()?),
-            "checkpoint_pattern" => run.checkpoint_pattern = Some(option.text()?),
-            "scheme" => scheme.scheme = Some(option.text()?),
-            "alpha" => scheme.alpha = Some(option.text()?),
-            "floor" => scheme.floor = Some(option.text()?),
-            "sigma_rel" => scheme.sigma_rel = Some(option.text()?),
-            "coefficients" => scheme.coefficients = option.list(),
-            "from_averages" => scheme.from_averages = option.list(),
-            "order" => scheme.order = Some(option.text()?),
-            "normalize" => scheme.normalize = option.flag()?,
-            "allow_sum" => scheme.allow_sum = option.flag()?,
-            _ if self.set_rule_option(option)? => {}
-            _ => return self.set_output_option(option),
+        match OPTIONS.iter().find(|(known, _)| *known == name) {
+            Some((name, set)) => set(self, Given { name, values }),
+            None => Err(Error::request(format!("there is no option `{name}` for merges"))),
         }
-        Ok(())
-    }
-
-    /// Sets an option of rules; `false` if it is none.
-    fn set_rule_option(&mut self, option: Given<'_>) -> Result<bool, Error> {
-        let rule = &mut self.rule;
-        match option.name {
-            "rule" => rule.rule = Some(option.text()?),
-            "base" => rule.base = Some(option.text()?.into()),
-            "density" => rule.density = option.list(),
-            "lambda" => rule.lambda = Some(option.text()?),
-            "seed" => rule.seed = Some(option.count()?),
-            "gamma" => rule.gamma = Some(option.text()?),
-            "epsilon" => rule.epsilon = Some(option.text()?),
-            "convention" => rule.convention = Some(option.text()?),
-            "divide" => rule.divide = Some(option.text()?),
-            "rescale" => rule.rescale = Some(option.text()?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    fn set_output_option(&mut self, option: Given<'_>) -> Result<(), Error> {
-        let output = &mut self.output;
-        match option.name {
-            "dtype" => output.dtype = option.choice()?,
-            "out_shard_size" => output.out_shard_bytes = Some(option.size()?),
-            "drop" => output.drop = option.list(),
-            "code" => output.code = if option.flag()? { CodePolicy::Copy } else { CodePolicy::Leave },
-            "digest" => output.digest = option.choice()?,
-            "no_model_card" => output.model_card = !option.flag()?,
-            "to_huggingface" => output.to_huggingface = option.flag()?,
-            "hf_assets" => output.hf_assets = Some(option.text()?.into()),
-            "format" => output.format = Some(option.format()?),
-            "optimizer" => output.optimizer = Some(option.choice()?),
-            "non_float" => output.non_float = option.choice()?,
-            "router" => output.router = option.choice()?,
-            "allow_config" => output.allow_config = option.list(),
-            "take_newest" => output.take_newest = option.list(),
-            "allow_non_finite" => output.allow_non_finite = option.flag()?,
-            "side_files_from" => {
-                output.side_files_from = Some(option.text()?).filter(|from| from != "newest").map(Into::into)
-            }
-            name => return Err(Error::request(format!("there is no option `{name}` for merges"))),
-        }
-        Ok(())
     }
 }
 
-/// An option as it was given.
+/// An option as it was given, to be put where it belongs.
 #[derive(Clone, Copy)]
 struct Given<'a> {
     name: &'a str,
@@ -186,61 +125,80 @@ impl Given<'_> {
         Error::request(format!("`{}`: `{text}` is not {expected}", self.name))
     }
 
-    fn text(&self) -> Result<String, Error> {
-        self.one().map(str::to_owned)
-    }
-
-    fn list(&self) -> Vec<String> {
-        self.values.to_vec()
-    }
-
-    fn paths(&self) -> Vec<PathBuf> {
-        self.values.iter().map(PathBuf::from).collect()
-    }
-
     fn parse_count(&self, text: &str) -> Result<u64, Error> {
         parse_count(text).map_err(|reason| {
             Error::request(format!("`{}`: `{text}`: {reason}, such as 2000, 2K, 4e9 or 8B", self.name))
         })
     }
 
-    fn count(&self) -> Result<u64, Error> {
-        self.parse_count(self.one()?)
+    fn text<T: From<String>>(self, to: &mut Option<T>) -> Result<(), Error> {
+        *to = Some(self.one()?.to_owned().into());
+        Ok(())
     }
 
-    fn counts(&self) -> Result<Vec<u64>, Error> {
-        self.values.iter().map(|text| self.parse_count(text)).collect()
+    fn list<T: From<String>>(self, to: &mut Vec<T>) -> Result<(), Error> {
+        *to = self.values.iter().cloned().map(T::from).collect();
+        Ok(())
+    }
+
+    fn count(self, to: &mut Option<u64>) -> Result<(), Error> {
+        *to = Some(self.parse_count(self.one()?)?);
+        Ok(())
+    }
+
+    fn counts(self, to: &mut Vec<u64>) -> Result<(), Error> {
+        *to = self.values.iter().map(|text| self.parse_count(text)).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// A number of checkpoints: at least 1.
-    fn number(&self) -> Result<usize, Error> {
-        let number = usize::try_from(self.count()?).unwrap_or(usize::MAX);
-        if number == 0 { Err(self.refuse("0", "a number of checkpoints")) } else { Ok(number) }
-    }
-
-    fn size(&self) -> Result<u64, Error> {
-        let text = self.one()?;
-        parse_size(text).ok().filter(|n_bytes| *n_bytes > 0).ok_or_else(|| self.refuse(text, "a size, such as 5GB"))
-    }
-
-    fn flag(&self) -> Result<bool, Error> {
-        match self.one()? {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            text => Err(self.refuse(text, "true or false")),
+    fn number(self, to: &mut Option<usize>) -> Result<(), Error> {
+        match usize::try_from(self.parse_count(self.one()?)?).unwrap_or(usize::MAX) {
+            0 => return Err(self.refuse("0", "a number of checkpoints")),
+            number => *to = Some(number),
         }
+        Ok(())
+    }
+
+    fn size(self, to: &mut Option<u64>) -> Result<(), Error> {
+        let text = self.one()?;
+        let size = parse_size(text).ok().filter(|n_bytes| *n_bytes > 0);
+        *to = Some(size.ok_or_else(|| self.refuse(text, "a size, such as 5GB"))?);
+        Ok(())
+    }
+
+    fn flag(self, to: &mut bool) -> Result<(), Error> {
+        let text = self.one()?;
+        *to = text.parse().map_err(|_| self.refuse(text, "true or false"))?;
+        Ok(())
+    }
+
+    fn code(self, to: &mut CodePolicy) -> Result<(), Error> {
+        let mut is_copied = false;
+        self.flag(&mut is_copied)?;
+        *to = if is_copied { CodePolicy::Copy } else { CodePolicy::Leave };
+        Ok(())
     }
 
     /// One of the words of a policy, which are those of plans.
-    fn choice<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let text = self.one()?;
-        serde_json::from_value(serde_json::Value::String(text.to_lowercase()))
-            .map_err(|error| Error::request(format!("`{}`: {error}", self.name)))
+    fn choice<T: DeserializeOwned>(self, to: &mut T) -> Result<(), Error> {
+        let word = serde_json::Value::String(self.one()?.to_lowercase());
+        let choice = serde_json::from_value(word);
+        *to = choice.map_err(|error| Error::request(format!("`{}`: {error}", self.name)))?;
+        Ok(())
     }
 
-    fn format(&self) -> Result<RequestedFormat, Error> {
+    fn format(self, to: &mut Option<RequestedFormat>) -> Result<(), Error> {
         let text = self.one()?;
-        RequestedFormat::from_name(text).ok_or_else(|| self.refuse(text, "a format that `thalweg inspect` shows"))
+        let format = RequestedFormat::from_name(text);
+        *to = Some(format.ok_or_else(|| self.refuse(text, "a format that `thalweg inspect` shows"))?);
+        Ok(())
+    }
+
+    fn side_files(self, to: &mut Option<PathBuf>) -> Result<(), Error> {
+        self.text(to)?;
+        to.take_if(|from| from.as_os_str() == "newest");
+        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ use super::Resolver;
 use crate::Error;
 
 /// What an output is like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutputOptions {
     /// Element type of floating tensors.
     pub dtype: OutputDtype,
@@ -35,8 +35,8 @@ pub struct OutputOptions {
     pub code: CodePolicy,
     /// Hash of inputs and outputs.
     pub digest: DigestChoice,
-    /// Whether a model card is written.
-    pub model_card: bool,
+    /// Whether the model card is left out.
+    pub no_model_card: bool,
     /// Format; that of the newest source where it can be written, if left out.
     pub format: Option<RequestedFormat>,
     /// State of the optimizer and of the training run; kept where the output has its files, if left out.
@@ -57,29 +57,6 @@ pub struct OutputOptions {
     pub to_huggingface: bool,
     /// Folder of the config and tokenizer for those.
     pub hf_assets: Option<PathBuf>,
-}
-
-impl Default for OutputOptions {
-    fn default() -> Self {
-        Self {
-            dtype: OutputDtype::Same,
-            out_shard_bytes: None,
-            drop: Vec::new(),
-            code: CodePolicy::Leave,
-            digest: DigestChoice::Blake3,
-            model_card: true,
-            format: None,
-            optimizer: None,
-            non_float: NonFloatPolicy::Error,
-            router: RouterPolicy::Average,
-            allow_config: Vec::new(),
-            take_newest: Vec::new(),
-            allow_non_finite: false,
-            side_files_from: None,
-            to_huggingface: false,
-            hf_assets: None,
-        }
-    }
 }
 
 impl Resolver<'_> {
@@ -226,7 +203,7 @@ impl Resolver<'_> {
             code: options.code,
             allow_non_finite: options.allow_non_finite,
             side_files_from,
-            model_card: options.model_card,
+            model_card: !options.no_model_card,
             ..MergePolicy::defaults(newest)
         })
     }

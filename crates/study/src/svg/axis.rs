@@ -40,7 +40,6 @@ pub(crate) struct StepAxis {
 impl StepAxis {
     /// The axis of steps, then those of tokens and time where the checkpoints tell them.
     pub(crate) fn all(checkpoints: &[CheckpointRow]) -> Vec<Self> {
-        #[expect(clippy::cast_precision_loss, reason = "places on a page")]
         let tokens = |row: &CheckpointRow| row.tokens.map(|tokens| tokens as f64);
         let known = [
             Self::from_knots(AxisKind::Tokens, checkpoints, tokens),
@@ -95,15 +94,12 @@ impl StepAxis {
         let (ticks, decimals) = scale.ticks(frame.width.choose(9, 4));
         for value in ticks.into_iter().filter(|value| *value >= 0.0) {
             let x = scale.place(value);
-            let line = svg.element("line").attr("class", "grid").num("x1", x).num("x2", x);
-            line.num("y1", bottom).num("y2", bottom + 4.0).empty();
-            let (anchor, x) = if x > frame.right - 14.0 { (Anchor::End, frame.right) } else { (Anchor::Middle, x) };
             let text = match self.kind {
                 AxisKind::Steps => format!("{value:.0}"),
                 AxisKind::Tokens => show_count(value),
                 AxisKind::Seconds => format!("{value:.decimals$}"),
             };
-            draw_label(svg, "tick", anchor, (x, bottom + 17.0), &text);
+            frame.draw_tick(svg, (x, bottom), &text);
         }
         draw_label(svg, "axis", Anchor::End, (frame.right, bottom + 33.0), name);
     }

@@ -2,8 +2,8 @@
 
 use super::frame::Frame;
 use super::scale::span_of;
-use super::{Anchor, Mark, Scale, Width, begin_chart, begin_mark, draw_label, draw_line};
-use crate::markup::{Coordinate, Markup};
+use super::{Anchor, Mark, Scale, Width, begin_chart, draw_area, draw_label, draw_line, draw_segment, draw_stop};
+use crate::markup::Markup;
 use crate::text::show_count;
 
 /// Marks of one series that are drawn: more are a smear.
@@ -102,21 +102,18 @@ pub(crate) fn draw_chart(chart: &Chart, width: Width) -> Markup {
     let n_marks: usize = chart.series.iter().filter(|one| one.mark.is_some()).map(|one| one.points.len()).sum();
     let description = format!("{} against {}; {n_marks} marks.", chart.y_title, chart.x_title);
     let mut svg = begin_chart(width, height + 82.0, &chart.label, &description);
-    let (left, right, top) = (width.choose(66.0, 56.0), width.units() - width.choose(22.0, 12.0), 34.0);
     let xs = chart.series.iter().flat_map(|one| {
         let areas = one.area.iter().map(|[x, _, _]| *x);
         one.points.iter().map(|point| point.x).chain(areas)
     });
     let x_range = span_of(xs.map(|x| chart.axis.place(x)), 0.02);
     let y_range = chart.y_range.unwrap_or_else(|| span_of(chart.series.iter().flat_map(values_of), 0.08));
-    let x = Scale::new(x_range, [left + 4.0, right - 4.0]);
-    let y = Scale::new(y_range, [top + height, top]);
-    let frame = Frame { left, right, top, bottom: top + height, x, y, width };
+    let frame = Frame::new(width, (width.choose(66.0, 56.0), 34.0, height), (x_range, 4.0), y_range);
     frame.draw_grid(&mut svg, &chart.y_title);
     draw_axis(&mut svg, chart, &frame, x_range);
     draw_rules(&mut svg, chart, &frame);
     for series in &chart.series {
-        draw_area(&mut svg, series, chart.axis, &frame);
+        draw_interval_area(&mut svg, series, chart.axis, &frame);
     }
     for series in &chart.series {
         draw_series(&mut svg, series, chart.axis, &frame);
@@ -135,12 +132,6 @@ fn values_of(series: &Series) -> impl Iterator<Item = f64> {
 
 fn draw_axis(svg: &mut Markup, chart: &Chart, frame: &Frame, range: [f64; 2]) {
     let bottom = frame.bottom;
-    let mut tick = |x: f64, text: &str| {
-        let line = svg.element("line").attr("class", "grid").num("x1", x).num("x2", x);
-        line.num("y1", bottom).num("y2", bottom + 4.0).empty();
-        let (anchor, x) = if x > frame.right - 14.0 { (Anchor::End, frame.right) } else { (Anchor::Middle, x) };
-        draw_label(svg, "tick", anchor, (x, bottom + 17.0), text);
-    };
     if chart.axis == ChartAxis::Doubling {
         let of_marks = chart.series.iter().filter(|one| one.mark.is_some()).flat_map(|one| &one.points);
         let mut places: Vec<f64> = of_marks.map(|point| point.x).collect();
@@ -150,7 +141,7 @@ fn draw_axis(svg: &mut Markup, chart: &Chart, frame: &Frame, range: [f64; 2]) {
         for place in places {
             let x = frame.x.place(chart.axis.place(place));
             if x >= free_from {
-                tick(x, &show_count(place));
+                frame.draw_tick(svg, (x, bottom), &show_count(place));
                 free_from = x + 24.0;
             }
         }
@@ -161,7 +152,7 @@ fn draw_axis(svg: &mut Markup, chart: &Chart, frame: &Frame, range: [f64; 2]) {
                 ChartAxis::Counts => show_count(value),
                 _ => format!("{value:.decimals$}"),
             };
-            tick(frame.x.place(value), &text);
+            frame.draw_tick(svg, (frame.x.place(value), bottom), &text);
         }
     }
     draw_label(svg, "axis", Anchor::End, (frame.right, bottom + 34.0), chart.x_title);
@@ -173,7 +164,6 @@ fn draw_rules(svg: &mut Markup, chart: &Chart, frame: &Frame) {
         let y = frame.y.place(*value);
         frame.draw_rule(svg, "rule raw", y);
         // About 6 units a letter.
-        #[expect(clippy::cast_precision_loss, reason = "a width on a page")]
         let length = name.chars().count() as f64 * 6.0;
         let is_free = |at: &f64| {
             let is_inside = |(x, [high, low]): &(f64, [f64; 2])| {
@@ -200,14 +190,13 @@ fn places_of(chart: &Chart, frame: &Frame) -> Vec<(f64, [f64; 2])> {
     points.map(place).collect()
 }
 
-fn draw_area(svg: &mut Markup, series: &Series, axis: ChartAxis, frame: &Frame) {
+fn draw_interval_area(svg: &mut Markup, series: &Series, axis: ChartAxis, frame: &Frame) {
     if series.area.len() < 2 {
         return;
     }
     let high = series.area.iter().map(|[x, _, high]| frame.place(axis.place(*x), *high));
     let low = series.area.iter().rev().map(|[x, low, _]| frame.place(axis.place(*x), *low));
-    let points: Vec<String> = high.chain(low).map(|(x, y)| format!("{},{}", Coordinate(x), Coordinate(y))).collect();
-    svg.element("polygon").attr("class", format!("area-95 {}", series.class)).attr("points", points.join(" ")).empty();
+    draw_area(svg, &format!("area-95 {}", series.class), high.chain(low));
 }
 
 fn draw_series(svg: &mut Markup, series: &Series, axis: ChartAxis, frame: &Frame) {
@@ -226,13 +215,11 @@ fn draw_series(svg: &mut Markup, series: &Series, axis: ChartAxis, frame: &Frame
     for point in series.points.iter().step_by(every) {
         if let Some([from, to]) = point.range {
             let ((x, from), (_, to)) = (place(point.x, from), place(point.x, to));
-            let class = format!("error {}", series.class);
-            svg.element("line").attr("class", class).num("x1", x).num("x2", x).num("y1", from).num("y2", to).empty();
+            draw_segment(svg, &format!("error {}", series.class), [x; 2], [from, to]);
         }
         let hollow = if point.is_hollow { " hollow" } else { "" };
         let at = place(point.x, point.y);
-        let drawn = begin_mark(svg, mark, &format!("{}{hollow}", series.class), at, 3.4).attr("tabindex", "-1");
-        drawn.titled(&point.title);
+        draw_stop(svg, mark, &format!("{}{hollow}", series.class), at, 3.4, &point.title);
     }
 }
 
@@ -259,8 +246,7 @@ pub(crate) fn draw_ranges(rows: &[RangeRow], label: &str, width: Width) -> Marku
     let (ticks, decimals) = x.ticks(width.choose(10, 5));
     for value in ticks {
         let at = x.place(value);
-        let line = svg.element("line").attr("class", "grid").num("x1", at).num("x2", at);
-        line.num("y1", 8.0).num("y2", bottom + 4.0).empty();
+        draw_segment(&mut svg, "grid", [at; 2], [8.0, bottom + 4.0]);
         draw_label(&mut svg, "tick", Anchor::Middle, (at, bottom + 18.0), &format!("{value:.decimals$}"));
     }
     let mut base = 8.0;
@@ -272,12 +258,9 @@ pub(crate) fn draw_ranges(rows: &[RangeRow], label: &str, width: Width) -> Marku
             Width::Wide => draw_label(&mut svg, "row-name", Anchor::End, (left - 10.0, middle + 4.0), &name),
             _ => draw_label(&mut svg, "row-name", Anchor::Start, (left, middle - 12.0), &name),
         }
-        let [from, to] = row.range.map(|end| x.place(end));
-        let bar = svg.element("line").attr("class", "band-80").num("x1", from).num("x2", to);
-        bar.num("y1", middle).num("y2", middle).empty();
+        draw_segment(&mut svg, "band-80", row.range.map(|end| x.place(end)), [middle; 2]);
         for (mark, class, value, title) in &row.marks {
-            let drawn = begin_mark(&mut svg, *mark, class, (x.place(*value), middle), 4.0).attr("tabindex", "-1");
-            drawn.titled(title);
+            draw_stop(&mut svg, *mark, class, (x.place(*value), middle), 4.0, title);
         }
     }
     svg

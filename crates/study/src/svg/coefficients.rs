@@ -2,7 +2,7 @@
 
 use super::scale::place_of;
 use super::study_marks::describe_trial;
-use super::{Anchor, Scale, Width, begin_picture, draw_label};
+use super::{Anchor, Scale, Width, begin_picture, begin_rect, draw_label, draw_segment};
 use crate::markup::Markup;
 use crate::study_view::{EndTrial, StudyView};
 use crate::text::show_whole;
@@ -13,7 +13,6 @@ const BARS: f64 = 26.0;
 /// Draws one row of bars for each merge; all end at one step.
 pub(crate) fn draw_windows(view: &StudyView<'_>, trials: &[EndTrial<'_>], width: Width) -> Markup {
     let row = BARS + width.choose(10.0, 26.0);
-    #[expect(clippy::cast_precision_loss, reason = "a height on a page")]
     let rows = trials.len() as f64 * row;
     let mut svg = begin_picture(width, rows + 52.0, "Coefficients of each merge on the map of checkpoints");
     let left = width.choose(150.0, 12.0);
@@ -23,10 +22,8 @@ pub(crate) fn draw_windows(view: &StudyView<'_>, trials: &[EndTrial<'_>], width:
     let steps = Scale::new([place_of(first.unwrap_or(0)), place_of(last)], [left + 10.0, right - 10.0]);
     let checkpoints: Vec<u64> =
         view.record.checkpoints.iter().map(|one| one.step).filter(|&step| steps.holds(place_of(step))).collect();
-    #[expect(clippy::cast_precision_loss, reason = "a width on a page")]
     let bar = ((right - left) / checkpoints.len().max(2) as f64 * 0.62).clamp(2.0, 22.0);
     for (i, one) in trials.iter().enumerate() {
-        #[expect(clippy::cast_precision_loss, reason = "a height on a page")]
         let base = (i + 1) as f64 * row;
         draw_row(&mut svg, view, one, Row { base, left, right, bar, steps, width });
     }
@@ -52,7 +49,7 @@ fn draw_row(svg: &mut Markup, view: &StudyView<'_>, one: &EndTrial<'_>, row: Row
         Width::Wide => draw_label(svg, class, Anchor::End, (left - 8.0, base - 6.0), &name),
         Width::Narrow | Width::Any => draw_label(svg, class, Anchor::Start, (left, base - BARS - 6.0), &name),
     }
-    svg.element("line").attr("class", "grid").num("x1", left).num("x2", right).num("y1", base).num("y2", base).empty();
+    draw_segment(svg, "grid", [left, right], [base; 2]);
     // Each row has its own height scale: the shape is what is compared, and the title has the numbers.
     let largest = one.trial.sources.iter().map(|source| source.coefficient.abs()).fold(0.0, f64::max);
     let heights = Scale::new([0.0, largest.max(1e-12)], [0.0, BARS - 2.0]);
@@ -65,13 +62,8 @@ fn draw_row(svg: &mut Markup, view: &StudyView<'_>, one: &EndTrial<'_>, row: Row
             (false, true) => "bar chosen",
             (false, false) => "bar",
         };
-        let rect = svg
-            .element("rect")
-            .attr("class", class)
-            .num("x", steps.place(place_of(source.step)) - bar / 2.0)
-            .num("y", base - height)
-            .num("width", bar)
-            .num("height", height);
+        let x = steps.place(place_of(source.step)) - bar / 2.0;
+        let rect = begin_rect(svg, class, (x, base - height), (bar, height));
         match width {
             Width::Wide => rect.titled(format!("step {}\ncoefficient {:.6}", source.step, source.coefficient)),
             // A phone has no pointer.
@@ -91,7 +83,7 @@ fn draw_map(svg: &mut Markup, view: &StudyView<'_>, shown: &[u64], (steps, y): (
             continue;
         }
         let x = steps.place(place_of(step));
-        svg.element("line").attr("class", "map").num("x1", x).num("x2", x).num("y1", y).num("y2", y + 6.0).empty();
+        draw_segment(svg, "map", [x; 2], [y, y + 6.0]);
         if i % every == 0 {
             draw_label(svg, "tick", Anchor::Middle, (x, y + 20.0), &step.to_string());
             if let Some(tokens) = view.tokens_at(step) {

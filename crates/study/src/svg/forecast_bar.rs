@@ -1,7 +1,7 @@
 //! One forecast as a bar with its intervals, beside what is known.
 
 use super::scale::span_of;
-use super::{Mark, Scale, draw_mark};
+use super::{Mark, Scale, begin_bar, draw_mark, draw_segment};
 use crate::markup::Markup;
 use crate::record::ForecastRow;
 
@@ -20,20 +20,11 @@ pub(crate) fn forecast_range<'a>(forecasts: impl Iterator<Item = &'a ForecastRow
 /// Draws raw, imitation, both intervals, the forecast, and the truth where it is known.
 pub(crate) fn draw_forecast_bar(one: &ForecastRow, range: [f64; 2], title: &str) -> Markup {
     let (width, height) = SIZE;
-    let mut svg = Markup::new();
-    svg.element("svg")
-        .attr("xmlns", "http://www.w3.org/2000/svg")
-        .attr("class", "interval")
-        .attr("viewBox", format!("0 0 {width} {height}"))
-        .attr("role", "img")
-        .attr("aria-label", title.replace('\n', ", "))
-        .open();
-    svg.element("title").filled(title);
+    let mut svg = begin_bar(SIZE, title);
     let x = Scale::new(range, [8.0, width - 8.0]);
     let middle = height / 2.0;
     for (class, interval) in [("band-95", one.interval_95), ("band-80", one.interval_80)] {
-        let [a, b] = interval.map(|end| x.place(end));
-        svg.element("line").attr("class", class).num("x1", a).num("x2", b).num("y1", middle).num("y2", middle).empty();
+        draw_segment(&mut svg, class, interval.map(|end| x.place(end)), [middle; 2]);
     }
     draw_mark(&mut svg, Mark::Circle, "raw", (x.place(one.raw), middle), 4.0, title);
     draw_mark(&mut svg, Mark::Diamond, "merged", (x.place(one.imitation), middle), 3.6, title);

@@ -1,6 +1,6 @@
 //! Axes and grid around a picture's data.
 
-use super::{Anchor, Scale, Width, draw_label};
+use super::{Anchor, Scale, Width, draw_label, draw_segment};
 use crate::markup::Markup;
 
 /// The rectangle of the data, with its scales.
@@ -16,6 +16,19 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// A frame of this height, from `left` and `top` to the picture's right edge; the data begin and end `inset` units
+    /// within it.
+    pub(crate) fn new(
+        width: Width,
+        (left, top, height): (f64, f64, f64),
+        (x_range, inset): ([f64; 2], f64),
+        y_range: [f64; 2],
+    ) -> Self {
+        let (right, bottom) = (width.units() - width.choose(22.0, 12.0), top + height);
+        let (x, y) = (Scale::new(x_range, [left + inset, right - inset]), Scale::new(y_range, [bottom, top]));
+        Self { left, right, top, bottom, x, y, width }
+    }
+
     pub(crate) fn place(&self, x: f64, y: f64) -> (f64, f64) {
         (self.x.place(x), self.y.place(y))
     }
@@ -33,12 +46,13 @@ impl Frame {
 
     /// A horizontal line through the data.
     pub(crate) fn draw_rule(&self, svg: &mut Markup, class: &str, y: f64) {
-        svg.element("line")
-            .attr("class", class)
-            .num("x1", self.left)
-            .num("x2", self.right)
-            .num("y1", y)
-            .num("y2", y)
-            .empty();
+        draw_segment(svg, class, [self.left, self.right], [y; 2]);
+    }
+
+    /// A tick of a horizontal axis at `bottom`, with its label below.
+    pub(crate) fn draw_tick(&self, svg: &mut Markup, (x, bottom): (f64, f64), text: &str) {
+        draw_segment(svg, "grid", [x; 2], [bottom, bottom + 4.0]);
+        let (anchor, x) = if x > self.right - 14.0 { (Anchor::End, self.right) } else { (Anchor::Middle, x) };
+        draw_label(svg, "tick", anchor, (x, bottom + 17.0), text);
     }
 }

@@ -6,7 +6,7 @@ use super::axis::StepAxis;
 use super::frame::Frame;
 use super::scale::{place_of, span_of};
 use super::thin::thin_curve;
-use super::{Anchor, Mark, Scale, Width, begin_chart, begin_mark, draw_label, draw_line};
+use super::{Anchor, Mark, Scale, Width, begin_chart, begin_rect, draw_label, draw_line, draw_segment, draw_stop};
 use crate::markup::Markup;
 use crate::record::GeometryRow;
 
@@ -46,15 +46,12 @@ fn draw_curve(curve: &Curve<'_>, width: Width) -> Markup {
     let description = format!("{} by step.", counted(curve.points.len(), "value"));
     let mut svg = begin_chart(width, height + 82.0, curve.title, &description);
     let axis = StepAxis::all(&[]);
-    let (left, right, top) = (width.choose(58.0, 52.0), width.units() - width.choose(22.0, 12.0), 34.0);
     let first = curve.points.first().map_or(0.0, |point| place_of(point.0));
     let last = curve.points.last().map_or(1.0, |point| place_of(point.0));
-    let x = Scale::new([first, last], [left + 6.0, right - 6.0]);
-    let y = Scale::new(curve.range, [top + height, top]);
-    let frame = Frame { left, right, top, bottom: top + height, x, y, width };
+    let frame = Frame::new(width, (width.choose(58.0, 52.0), 34.0, height), ([first, last], 6.0), curve.range);
     frame.draw_grid(&mut svg, curve.title);
-    if y.holds(0.0) && curve.range[0] < 0.0 {
-        frame.draw_rule(&mut svg, "zero", y.place(0.0));
+    if frame.y.holds(0.0) && curve.range[0] < 0.0 {
+        frame.draw_rule(&mut svg, "zero", frame.y.place(0.0));
     }
     let places: Vec<(f64, f64)> = curve
         .points
@@ -64,11 +61,11 @@ fn draw_curve(curve: &Curve<'_>, width: Width) -> Markup {
     draw_line(&mut svg, curve.class, &thin_curve(&places, width.choose(300, 120)));
     let every = curve.points.len().div_ceil(width.choose(MAX_MARKS, MAX_MARKS / 2)).max(1);
     for ((step, value), at) in curve.points.iter().zip(&places).step_by(every) {
-        let mark = begin_mark(&mut svg, Mark::Circle, curve.class, *at, 2.4).attr("tabindex", "-1");
-        mark.titled(format!("step {step}\n{}: {value:.5}", curve.title));
+        let title = format!("step {step}\n{}: {value:.5}", curve.title);
+        draw_stop(&mut svg, Mark::Circle, curve.class, *at, 2.4, title);
     }
     if let Some(axis) = axis.first() {
-        let ends = Frame { left: left + 6.0, right: right - 6.0, ..frame };
+        let ends = Frame { left: frame.left + 6.0, right: frame.right - 6.0, ..frame };
         axis.draw_ticks(&mut svg, &ends, frame.bottom, [first, last]);
     }
     svg
@@ -79,23 +76,15 @@ pub(crate) fn draw_plane(geometry: &GeometryRow, width: Width) -> Markup {
     let height = width.choose(330.0, 280.0);
     let description = format!("{} checkpoints in the plane of the first two components.", geometry.plane.len());
     let mut svg = begin_chart(width, height + 76.0, "Plane of the first two components", &description);
-    let (left, right, top) = (width.choose(66.0, 56.0), width.units() - width.choose(22.0, 12.0), 34.0);
     let along = |i: usize| span_of(geometry.plane.iter().map(|point| point[i]), 0.06);
-    let x = Scale::new(along(0), [left, right]);
-    let y = Scale::new(along(1), [top + height, top]);
-    let frame = Frame { left, right, top, bottom: top + height, x, y, width };
+    let frame = Frame::new(width, (width.choose(66.0, 56.0), 34.0, height), (along(0), 0.0), along(1));
     frame.draw_grid(&mut svg, "second component");
-    let (ticks, decimals) = x.ticks(width.choose(9, 5));
+    let (ticks, decimals) = frame.x.ticks(width.choose(9, 5));
     for value in ticks {
-        draw_label(
-            &mut svg,
-            "tick",
-            Anchor::Middle,
-            (x.place(value), frame.bottom + 17.0),
-            &format!("{value:.decimals$}"),
-        );
+        let at = (frame.x.place(value), frame.bottom + 17.0);
+        draw_label(&mut svg, "tick", Anchor::Middle, at, &format!("{value:.decimals$}"));
     }
-    draw_label(&mut svg, "axis", Anchor::End, (right, frame.bottom + 34.0), "first component");
+    draw_label(&mut svg, "axis", Anchor::End, (frame.right, frame.bottom + 34.0), "first component");
     let every = geometry.plane.len().div_ceil(600).max(1);
     let places: Vec<(f64, f64)> = geometry.plane.iter().map(|[a, b]| frame.place(*a, *b)).collect();
     let path: Vec<(f64, f64)> = places.iter().copied().step_by(every).chain(places.last().copied()).collect();
@@ -112,8 +101,7 @@ pub(crate) fn draw_plane(geometry: &GeometryRow, width: Width) -> Markup {
             _ if i == last => ("raw", 4.6),
             _ => ("raw small", 2.4),
         };
-        let mark = begin_mark(&mut svg, Mark::Circle, class, *at, radius).attr("tabindex", "-1");
-        mark.titled(format!("step {step}"));
+        draw_stop(&mut svg, Mark::Circle, class, *at, radius, format!("step {step}"));
         if is_end {
             let right_half = at.0 > width.units() - 110.0;
             let (anchor, dx) = if right_half { (Anchor::End, -8.0) } else { (Anchor::Start, 8.0) };
@@ -128,12 +116,8 @@ pub(crate) fn draw_shares(shares: &[f64], of_walk: &[f64], width: Width) -> Mark
     let n = shares.len().clamp(1, MAX_COMPONENTS);
     let row = 34.0;
     let rows = place_of(n as u64) * row;
-    let mut svg = begin_chart(
-        width,
-        rows + 8.0,
-        "Share of each component",
-        "Two bars per component: this run and a random walk.",
-    );
+    let description = "Two bars per component: this run and a random walk.";
+    let mut svg = begin_chart(width, rows + 8.0, "Share of each component", description);
     let (left, right) = (width.choose(104.0, 34.0), width.units() - 60.0);
     let most = shares.iter().chain(of_walk).copied().filter(|s| s.is_finite());
     let x = Scale::new([0.0, most.fold(1e-9, f64::max)], [left, right]);
@@ -145,13 +129,7 @@ pub(crate) fn draw_shares(shares: &[f64], of_walk: &[f64], width: Width) -> Mark
         for (share, class, dy) in [(Some(share), "share merged", 0.0), (walk, "share raw", 13.0)] {
             let Some(share) = share else { continue };
             let bar = (x.place(*share) - left).clamp(0.0, right - left);
-            svg.element("rect")
-                .attr("class", class)
-                .num("x", left)
-                .num("y", y + dy)
-                .num("width", bar)
-                .num("height", 11.0)
-                .empty();
+            begin_rect(&mut svg, class, (left, y + dy), (bar, 11.0)).empty();
             let label = format!("{:.1} %", share * 100.0);
             draw_label(&mut svg, "tick faint", Anchor::Start, (left + bar + 5.0, y + dy + 9.5), &label);
         }
@@ -171,15 +149,9 @@ pub(crate) fn draw_bar(value: f64, range: [f64; 2]) -> Markup {
     let x = Scale::new(range, [0.0, 120.0]);
     let [a, b] = [0.0, value].map(|end| x.place(end).clamp(0.0, 120.0));
     let class = if value < 0.0 { "share negative" } else { "share merged" };
-    svg.element("rect")
-        .attr("class", class)
-        .num("x", a.min(b))
-        .num("y", 1.0)
-        .num("width", (b - a).abs())
-        .num("height", 8.0)
-        .empty();
+    begin_rect(&mut svg, class, (a.min(b), 1.0), ((b - a).abs(), 8.0)).empty();
     if range[0] < 0.0 {
-        svg.element("line").attr("class", "grid").num("x1", a).num("x2", a).num("y1", 0.0).num("y2", 10.0).empty();
+        draw_segment(&mut svg, "grid", [a; 2], [0.0, 10.0]);
     }
     svg
 }

@@ -1,6 +1,6 @@
 //! A gain with its interval as a bar, one row of the table of gains.
 
-use super::{Mark, Scale, draw_mark};
+use super::{Mark, Scale, begin_bar, draw_mark, draw_segment};
 use crate::markup::Markup;
 use crate::record::GainRow;
 
@@ -20,29 +20,19 @@ pub(crate) fn gain_range(gains: impl Iterator<Item = GainRow>) -> [f64; 2] {
 
 /// Draws zero, the interval and the gain; without a gain only zero, which is the baseline.
 pub(crate) fn draw_interval(gain: Option<GainRow>, range: [f64; 2], class: &str, title: &str) -> Markup {
-    let mut svg = Markup::new();
-    svg.element("svg")
-        .attr("xmlns", "http://www.w3.org/2000/svg")
-        .attr("class", "interval")
-        .attr("viewBox", format!("0 0 {WIDTH} {HEIGHT}"))
-        .attr("role", "img")
-        .attr("aria-label", title.replace('\n', ", "))
-        .open();
-    svg.element("title").filled(title);
+    let mut svg = begin_bar((WIDTH, HEIGHT), title);
     let x = Scale::new(range, [6.0, WIDTH - 6.0]);
     let middle = HEIGHT / 2.0;
     let zero = x.place(0.0);
-    svg.element("line").attr("class", "zero").num("x1", zero).num("x2", zero).num("y1", 0.0).num("y2", HEIGHT).empty();
+    draw_segment(&mut svg, "zero", [zero; 2], [0.0, HEIGHT]);
     if let Some(gain) = gain {
-        let mut stroke = |x1: f64, x2: f64, y1: f64, y2: f64| {
-            let class = format!("error {class}");
-            svg.element("line").attr("class", class).num("x1", x1).num("x2", x2).num("y1", y1).num("y2", y2).empty();
-        };
         if let Some(interval) = gain.interval_95 {
+            let class = format!("error {class}");
             let [low, high] = interval.map(|end| x.place(end));
-            stroke(low, high, middle, middle);
-            stroke(low, low, middle - 4.0, middle + 4.0);
-            stroke(high, high, middle - 4.0, middle + 4.0);
+            draw_segment(&mut svg, &class, [low, high], [middle; 2]);
+            for end in [low, high] {
+                draw_segment(&mut svg, &class, [end; 2], [middle - 4.0, middle + 4.0]);
+            }
         }
         let mark = if class.contains("annealed") { Mark::Square } else { Mark::Diamond };
         draw_mark(&mut svg, mark, class, (x.place(gain.value), middle), 4.0, title);

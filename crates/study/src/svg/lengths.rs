@@ -29,15 +29,9 @@ pub(crate) fn draw_lengths(
     let values = values.chain(raw.map(|score| score.value)).chain(annealed.map(|score| score.value));
     let lengths = || trials.iter().map(|one| place_of_length(one.trial.n_checkpoints));
     let (shortest, longest) = (lengths().fold(f64::INFINITY, f64::min), lengths().fold(0.0, f64::max));
-    let frame = Frame {
-        left,
-        right,
-        top,
-        bottom: top + height,
-        x: Scale::new([shortest, longest], [left + 8.0, right - 8.0]),
-        y: Scale::new(span_of(values, 0.08), [top + height, top]),
-        width,
-    };
+    let x = Scale::new([shortest, longest], [left + 8.0, right - 8.0]);
+    let y = Scale::new(span_of(values, 0.08), [top + height, top]);
+    let frame = Frame { left, right, top, bottom: top + height, x, y, width };
     frame.draw_grid(&mut svg, &metric.label());
     for (score, class, name) in [(raw, "raw", "raw"), (annealed, "annealed", "annealed")] {
         let Some(score) = score else { continue };
@@ -74,7 +68,6 @@ fn draw_length_axis(svg: &mut Markup, frame: &Frame, trials: &[EndTrial<'_>]) {
     draw_label(svg, "axis", Anchor::Start, (frame.left, frame.bottom + 34.0), "checkpoints in the window");
 }
 
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
 fn place_of_length(n_checkpoints: usize) -> f64 {
     (n_checkpoints.max(1) as f64).log2()
 }

@@ -30,7 +30,7 @@ pub(crate) use scale::Scale;
 pub(crate) use study_marks::{describe_forecast, describe_trial};
 pub(crate) use study_run::{RunPicture, draw_study_run, end_from};
 
-use crate::markup::{Element, Markup};
+use crate::markup::{Coordinate, Element, Markup};
 
 /// For which page a picture is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,29 +70,32 @@ impl Width {
 
 /// Begins a picture of the given height.
 pub(crate) fn begin_picture(width: Width, height: f64, label: &str) -> Markup {
-    let mut svg = Markup::new();
-    let view = format!("0 0 {} {height:.0}", width.units());
-    svg.element("svg")
-        .attr("xmlns", "http://www.w3.org/2000/svg")
-        .attr("class", width.class())
-        .attr("viewBox", view)
-        .attr("role", "img")
-        .attr("aria-label", label)
-        .open();
-    svg
+    begin_svg(width.class(), (width.units(), height), "img", label)
 }
 
 /// Begins a picture whose marks can be reached by keyboard; `description` says what it shows.
 pub(crate) fn begin_chart(width: Width, height: f64, label: &str, description: &str) -> Markup {
+    let mut svg = begin_svg(&format!("chart {}", width.class()), (width.units(), height), "group", label);
+    svg.element("desc").filled(description);
+    svg
+}
+
+/// Begins a bar of a row of a table; `title` says what it shows.
+fn begin_bar(size: (f64, f64), title: &str) -> Markup {
+    let mut svg = begin_svg("interval", size, "img", &title.replace('\n', ", "));
+    svg.element("title").filled(title);
+    svg
+}
+
+fn begin_svg(class: &str, (width, height): (f64, f64), role: &str, label: &str) -> Markup {
     let mut svg = Markup::new();
     svg.element("svg")
         .attr("xmlns", "http://www.w3.org/2000/svg")
-        .attr("class", format!("chart {}", width.class()))
-        .attr("viewBox", format!("0 0 {} {height:.0}", width.units()))
-        .attr("role", "group")
+        .attr("class", class)
+        .attr("viewBox", format!("0 0 {width} {height:.0}"))
+        .attr("role", role)
         .attr("aria-label", label)
         .open();
-    svg.element("desc").filled(description);
     svg
 }
 
@@ -119,10 +122,7 @@ pub(crate) fn begin_mark<'a>(svg: &'a mut Markup, mark: Mark, class: &str, at: (
     let class = format!("mark {class}");
     let corners: &[(f64, f64)] = match mark {
         Mark::Circle => return svg.element("circle").attr("class", class).num("cx", x).num("cy", y).num("r", radius),
-        Mark::Square => {
-            let rect = svg.element("rect").attr("class", class).num("x", x - radius).num("y", y - radius);
-            return rect.num("width", 2.0 * radius).num("height", 2.0 * radius);
-        }
+        Mark::Square => return begin_rect(svg, &class, (x - radius, y - radius), (2.0 * radius, 2.0 * radius)),
         Mark::Diamond => &[(0.0, -1.35), (1.35, 0.0), (0.0, 1.35), (-1.35, 0.0)],
         Mark::Triangle => &[(0.0, -1.4), (1.3, 1.0), (-1.3, 1.0)],
         Mark::Flag => &[(0.0, 1.4), (1.3, -1.0), (-1.3, -1.0)],
@@ -130,6 +130,27 @@ pub(crate) fn begin_mark<'a>(svg: &'a mut Markup, mark: Mark, class: &str, at: (
     let points: Vec<String> =
         corners.iter().map(|(dx, dy)| format!("{:.2},{:.2}", x + dx * radius, y + dy * radius)).collect();
     svg.element("polygon").attr("class", class).attr("points", points.join(" "))
+}
+
+/// A mark with a title that the keyboard reaches too.
+fn draw_stop(svg: &mut Markup, mark: Mark, class: &str, at: (f64, f64), radius: f64, title: impl std::fmt::Display) {
+    begin_mark(svg, mark, class, at, radius).attr("tabindex", "-1").titled(title);
+}
+
+/// A rectangle that still takes attributes.
+fn begin_rect<'a>(svg: &'a mut Markup, class: &str, (x, y): (f64, f64), (width, height): (f64, f64)) -> Element<'a> {
+    svg.element("rect").attr("class", class).num("x", x).num("y", y).num("width", width).num("height", height)
+}
+
+/// A straight line between two ends.
+fn draw_segment(svg: &mut Markup, class: &str, [x1, x2]: [f64; 2], [y1, y2]: [f64; 2]) {
+    svg.element("line").attr("class", class).num("x1", x1).num("x2", x2).num("y1", y1).num("y2", y2).empty();
+}
+
+/// An area with these corners.
+fn draw_area(svg: &mut Markup, class: &str, corners: impl Iterator<Item = (f64, f64)>) {
+    let points: Vec<String> = corners.map(|(x, y)| format!("{},{}", Coordinate(x), Coordinate(y))).collect();
+    svg.element("polygon").attr("class", class).attr("points", points.join(" ")).empty();
 }
 
 /// A line through points.
@@ -142,7 +163,7 @@ pub(crate) fn draw_line(svg: &mut Markup, class: &str, points: &[(f64, f64)]) {
     for (x, y) in points {
         let separator = if text.is_empty() { "" } else { " " };
         // Writing to a String cannot fail.
-        let _ = write!(text, "{separator}{},{}", crate::markup::Coordinate(*x), crate::markup::Coordinate(*y));
+        let _ = write!(text, "{separator}{},{}", Coordinate(*x), Coordinate(*y));
     }
     svg.element("polyline").attr("class", format!("line {class}")).attr("points", text).empty();
 }

@@ -2,7 +2,7 @@
 
 use super::frame::Frame;
 use super::thin::thin_curve;
-use super::{Anchor, Scale, draw_label, draw_line};
+use super::{Anchor, Scale, begin_rect, draw_label, draw_line};
 use crate::markup::Markup;
 use crate::record::PhaseName;
 
@@ -54,20 +54,15 @@ impl ShownPhase {
 /// The shading of one phase.
 pub(super) fn shade_phase(svg: &mut Markup, frame: &Frame, phase: &ShownPhase) {
     let ShownPhase { name, class, steps, from, to } = phase;
-    svg.element("rect")
-        .attr("class", class)
-        .num("x", *from)
-        .num("y", frame.top)
-        .num("width", to - from)
-        .num("height", frame.bottom + STRIP + 10.0 - frame.top)
-        .titled(format!("{name}: steps {} to {}", steps[0], steps[1]));
+    let size = (to - from, frame.bottom + STRIP + 10.0 - frame.top);
+    let title = format!("{name}: steps {} to {}", steps[0], steps[1]);
+    begin_rect(svg, class, (*from, frame.top), size).titled(title);
 }
 
 /// The name of a phase where there is room. Drawn after the data, which would strike it out.
 pub(super) fn name_phase(svg: &mut Markup, frame: &Frame, phase: &ShownPhase) {
     let ShownPhase { name, class, from, to, .. } = phase;
     // About 6 units a letter: a name that does not fit is left to the title.
-    #[expect(clippy::cast_precision_loss, reason = "a width on a page")]
     let fits = |name: &str| name.chars().count() as f64 * 6.5 + 8.0 < to - from;
     let short = name.split(' ').next().unwrap_or(name);
     let shown = if fits(name) { name.as_str() } else { short };

@@ -49,7 +49,6 @@ impl Scale {
 }
 
 /// A step as a place on an axis.
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
 pub(crate) fn place_of(step: u64) -> f64 {
     step as f64
 }

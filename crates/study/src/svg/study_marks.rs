@@ -7,8 +7,8 @@ use thalweg_tensor::counted;
 use super::phases::Extent;
 use super::run_frame::RunFrame;
 use super::thin::thin_curve;
-use super::{Mark, begin_mark, draw_line};
-use crate::markup::{Coordinate, Markup};
+use super::{Mark, begin_mark, begin_rect, draw_area, draw_line, draw_segment, draw_stop};
+use crate::markup::Markup;
 use crate::record::{ForecastRow, ScoreRow, TrialRow};
 use crate::study_view::{Metric, StudyView, measure_words, show_gain_interval, show_gain_row, window_words};
 
@@ -57,7 +57,7 @@ pub(super) fn draw_raws(svg: &mut Markup, view: &StudyView<'_>, metric: Metric<'
         let is_above = at.1 < run.frame.top - 6.0 || at.1 > run.frame.bottom + 6.0;
         if run.holds(at.0) && !is_above {
             let title = format!("raw checkpoint, step {step}\n{}", score_words(score));
-            begin_mark(svg, Mark::Circle, "raw", *at, radius).attr("tabindex", "-1").titled(title);
+            draw_stop(svg, Mark::Circle, "raw", *at, radius, title);
         }
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn draw_annealed(svg: &mut Markup, view: &StudyView<'_>, metric: Metr
         let (at, _) = run.place(step, score.value);
         if run.holds(at.0) {
             let title = format!("really annealed, step {step}\n{}", score_words(score));
-            begin_mark(svg, Mark::Square, "annealed", at, 3.4).attr("tabindex", "-1").titled(title);
+            draw_stop(svg, Mark::Square, "annealed", at, 3.4, title);
         }
     }
 }
@@ -169,14 +169,8 @@ fn draw_range(svg: &mut Markup, metric: Metric<'_>, column: &[Placed<'_>]) {
         worst.unwrap_or(f64::NAN),
         measure_words(metric.measure)
     );
-    svg.element("rect")
-        .attr("class", "mark range")
-        .num("x", first.at.0 - 2.0)
-        .num("y", top)
-        .num("width", 4.0)
-        .num("height", (bottom - top).max(1.0))
-        .attr("tabindex", "-1")
-        .titled(title);
+    let size = (4.0, (bottom - top).max(1.0));
+    begin_rect(svg, "mark range", (first.at.0 - 2.0, top), size).attr("tabindex", "-1").titled(title);
 }
 
 /// A line through merges of the same form as the first in rank.
@@ -225,9 +219,7 @@ fn draw_forecast_areas(svg: &mut Markup, newest_first: &[&ForecastRow], run: &Ru
     for (class, interval) in ["area-95", "area-80"].into_iter().zip(intervals) {
         let high = kept.iter().map(|one| at(one, interval(one)[1]));
         let low = kept.iter().rev().map(|one| at(one, interval(one)[0]));
-        let points: Vec<String> =
-            high.chain(low).map(|(x, y)| format!("{},{}", Coordinate(x), Coordinate(y))).collect();
-        svg.element("polygon").attr("class", class).attr("points", points.join(" ")).empty();
+        draw_area(svg, class, high.chain(low));
     }
     let line: Vec<(f64, f64)> = kept.iter().map(|one| at(one, one.value)).collect();
     draw_line(svg, "forecast", &line);
@@ -238,12 +230,9 @@ fn draw_forecast(svg: &mut Markup, one: &ForecastRow, x: f64, run: &RunFrame<'_>
     let fork = one.end_step.saturating_sub(one.anneal_steps);
     draw_line(svg, "forecast", &[(run.x(fork), y(one.raw)), (x, y(one.value))]);
     for (class, interval) in [("band-95", one.interval_95), ("band-80", one.interval_80)] {
-        let [a, b] = interval.map(y);
-        let line = svg.element("line").attr("class", class).attr("x1", Coordinate(x)).num("x2", x);
-        line.num("y1", a).num("y2", b).empty();
+        draw_segment(svg, class, [x; 2], interval.map(y));
     }
-    let mark = begin_mark(svg, Mark::Triangle, "forecast", (x, y(one.value)), 4.2).attr("tabindex", "-1");
-    mark.titled(describe_forecast(one));
+    draw_stop(svg, Mark::Triangle, "forecast", (x, y(one.value)), 4.2, describe_forecast(one));
 }
 
 /// What is shown when one points at a forecast.

@@ -12,7 +12,7 @@ use super::run_frame::RunFrame;
 use super::scale::{place_of, span_of};
 use super::study_marks::{draw_annealed, draw_forecasts, draw_merges, draw_raws};
 use super::thin::{smooth_curve, thin_curve};
-use super::{Anchor, Mark, Scale, Width, begin_chart, begin_mark, draw_label, draw_line};
+use super::{Anchor, Mark, Width, begin_chart, begin_rect, draw_label, draw_line, draw_segment, draw_stop};
 use crate::markup::Markup;
 use crate::record::TrainingPoint;
 use crate::study_view::{Metric, StudyView, measure_words};
@@ -63,18 +63,9 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
         (Extent::End, Some(metric)) => end_from(view, metric).unwrap_or(0),
         _ => 0,
     };
-    let (left, right, top) = (width.choose(58.0, 52.0), width.units() - width.choose(22.0, 12.0), 34.0);
     let y_range = value_range(picture, [from, last]);
     let values = |axis: &StepAxis| [from, last].map(|step| axis.value(place_of(step)));
-    let frame = Frame {
-        left,
-        right,
-        top,
-        bottom: top + height,
-        x: Scale::new(values(axis), [left, right]),
-        y: Scale::new(y_range, [top + height, top]),
-        width,
-    };
+    let frame = Frame::new(width, (width.choose(58.0, 52.0), 34.0, height), (values(axis), 0.0), y_range);
     let run = RunFrame { frame, axis, y_range: sane(y_range), extent: picture.extent };
     let phases = shown_phases(view, &run);
     phases.iter().for_each(|phase| shade_phase(&mut svg, &frame, phase));
@@ -84,8 +75,9 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
         picture.metric.map_or("training loss, nats per token", |metric| measure_words(metric.measure)),
     );
     svg.element("clipPath").attr("id", picture.id).open();
-    let (w, h) = (right - left + 15.0, height + 20.0);
-    svg.element("rect").num("x", left - 5.0).num("y", top - 10.0).num("width", w).num("height", h).empty();
+    let (w, h) = (frame.right - frame.left + 15.0, height + 20.0);
+    let rect = svg.element("rect").num("x", frame.left - 5.0).num("y", frame.top - 10.0);
+    rect.num("width", w).num("height", h).empty();
     svg.close();
     svg.element("g").attr("clip-path", format!("url(#{})", picture.id)).open();
     draw_training(&mut svg, picture, &run);
@@ -205,10 +197,9 @@ fn draw_recovery_band(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>
             return;
         }
         let [from, to] = [first, last].map(|step| run.x(step).clamp(run.frame.left, run.frame.right));
-        let rect = svg.element("rect").attr("class", "recovery").num("x", from - 3.0).num("y", run.frame.top);
-        rect.num("width", to - from + 6.0)
-            .num("height", run.frame.bottom - run.frame.top)
-            .titled(format!("proposed to resume from: steps {}", steps.join(", ")));
+        let size = (to - from + 6.0, run.frame.bottom - run.frame.top);
+        let title = format!("proposed to resume from: steps {}", steps.join(", "));
+        begin_rect(svg, "recovery", (from - 3.0, run.frame.top), size).titled(title);
     }
 }
 
@@ -240,19 +231,17 @@ fn draw_spikes(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
         if !run.holds(x) {
             continue;
         }
-        let line = svg.element("line").attr("class", "spike").num("x1", x).num("x2", x);
-        line.num("y1", frame.top).num("y2", frame.bottom).empty();
+        draw_segment(svg, "spike", [x; 2], [frame.top, frame.bottom]);
         let end = spike.end.map_or_else(|| "did not recover".to_owned(), |end| format!("recovered at step {end}"));
         let title = format!("spike in {}\nonset at step {}, peak at {}, {end}", spike.signal, spike.onset, spike.peak);
-        let mark = begin_mark(svg, Mark::Flag, "spike", (x, frame.top - 4.0), 4.0);
-        mark.attr("tabindex", "-1").titled(title);
+        draw_stop(svg, Mark::Flag, "spike", (x, frame.top - 4.0), 4.0, title);
     }
     let steps = &view.record.recovery;
     for &step in steps.iter().take(8) {
         let x = run.x(step);
         if run.holds(x) {
-            let mark = begin_mark(svg, Mark::Diamond, "recovery", (x, frame.bottom), 4.0);
-            mark.attr("tabindex", "-1").titled(format!("step {step} is proposed to resume from"));
+            let title = format!("step {step} is proposed to resume from");
+            draw_stop(svg, Mark::Diamond, "recovery", (x, frame.bottom), 4.0, title);
         }
     }
     if let Some(&first) = steps.iter().min()

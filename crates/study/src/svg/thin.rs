@@ -29,7 +29,6 @@ pub(crate) fn smooth_curve(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         // As far to both sides as there are points, so that the ends do not lag.
         let reach = reach.min(i).min(points.len() - 1 - i);
         let around = &points[i - reach..=i + reach];
-        #[expect(clippy::cast_precision_loss, reason = "a count of points")]
         let n = around.len() as f64;
         (points[i].0, around.iter().map(|point| point.1).sum::<f64>() / n)
     };

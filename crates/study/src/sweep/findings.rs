@@ -78,6 +78,30 @@ pub(crate) fn score_sweep(
     Ok(SweepFindings { raws, trials: scored.collect() })
 }
 
+/// The score that decides: `by` is a task or `task/measure`; else the first one that every model has.
+///
+/// # Errors
+/// `Request` where there is no such score.
+pub(crate) fn deciding<'a>(
+    models: impl Iterator<Item = &'a ModelScores> + Clone,
+    by: Option<&str>,
+) -> Result<TaskScore, Error> {
+    let known = || models.clone().flat_map(|scores| &scores.tasks);
+    let found = match by {
+        None => known().find(|score| models.clone().all(|model| model.find(score).is_some())).or(known().next()),
+        Some(by) => known().find(|one| one.is_called(by)),
+    };
+    found.cloned().ok_or_else(|| {
+        let mut names: Vec<String> = known().map(TaskScore::name).collect();
+        names.sort();
+        names.dedup();
+        Error::request_with_hint(
+            format!("there is no score `{}`", by.unwrap_or("of any task")),
+            format!("there are {}", names.join(", ")),
+        )
+    })
+}
+
 impl SweepTrial {
     /// Step of the newest source.
     pub fn end_step(&self) -> u64 {
@@ -91,29 +115,9 @@ impl SweepFindings {
         self.raws.iter().find(|raw| raw.trial.end_step() == step)
     }
 
-    /// The score that decides: `by` is a task or `task/measure`; else the first one that every merge has.
-    ///
-    /// # Errors
-    /// `Request` where there is no such score.
+    /// The score that decides, as [`deciding`] finds it among the merges.
     pub(crate) fn deciding(&self, by: Option<&str>) -> Result<TaskScore, Error> {
-        let models = || self.trials.iter().map(|one| &one.scores);
-        let known = || models().flat_map(|scores| &scores.tasks);
-        let found = match by {
-            None => known().find(|score| models().all(|model| model.find(score).is_some())).or(known().next()),
-            Some(by) => {
-                let (task, measure) = by.split_once('/').map_or((by, None), |(task, m)| (task, Some(m)));
-                known().find(|one| one.task == task && measure.is_none_or(|measure| one.measure == measure))
-            }
-        };
-        found.cloned().ok_or_else(|| {
-            let mut names: Vec<String> = known().map(|task| format!("{}/{}", task.task, task.measure)).collect();
-            names.sort();
-            names.dedup();
-            Error::request_with_hint(
-                format!("there is no score `{}`", by.unwrap_or("of any task")),
-                format!("there are {}", names.join(", ")),
-            )
-        })
+        deciding(self.trials.iter().map(|one| &one.scores), by)
     }
 
     /// The best trial by one score; the earlier of two that are equal.
@@ -146,7 +150,6 @@ impl SweepFindings {
         let sign = if deciding.higher_is_better { -1.0 } else { 1.0 };
         let costs: Vec<f64> = raws.iter().map(|raw| Some(sign * value(raw, deciding)?)).collect::<Option<_>>()?;
         let best = (0..costs.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b]))?;
-        #[expect(clippy::cast_precision_loss, reason = "a count of checkpoints")]
         let mean = shown_values.iter().sum::<f64>() / shown_values.len() as f64;
         Some(Ingredients { mean, best_step: steps[best], best: shown_values[best] })
     }

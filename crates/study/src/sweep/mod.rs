@@ -9,8 +9,8 @@ mod request;
 mod run;
 
 pub use earlier::{ComparedBest, EarlierBest, EarlierSweep};
-pub(crate) use findings::score_sweep;
 pub use findings::{Ingredients, ScoredTrial, SweepFindings, SweepTrial, WindowInterval};
+pub(crate) use findings::{deciding, score_sweep};
 pub(crate) use request::{End, EndedWindow, EndedWindows, WindowShape, ends};
 pub use request::{RawChoice, SkippedEnds, Sweep, SweepRequest};
 pub use run::{Keep, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};

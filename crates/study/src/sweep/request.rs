@@ -17,7 +17,8 @@ use crate::request::{OutputOptions, Resolver, parse_scheme_word};
 use crate::select::source_ref;
 
 /// Which raw checkpoints are scored beside the merges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RawChoice {
     /// The newest of each window.
     #[default]

@@ -1,6 +1,5 @@
 //! A sweep from its windows to its record.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::context::RunContext;
@@ -18,7 +17,8 @@ use crate::record::StudyRecord;
 use crate::write_study::{check_study_folder, write_study};
 
 /// Which merges of a scored sweep are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Keep {
     /// All.
     All,
@@ -30,6 +30,7 @@ pub enum Keep {
 }
 
 /// How a sweep is scored and what is kept of it.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct SweepOptions<'a> {
     /// What the record is called.
     pub title: String,
@@ -45,12 +46,6 @@ pub struct SweepOptions<'a> {
     pub folder: PathBuf,
     /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
-}
-
-impl fmt::Debug for SweepOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SweepOptions").field("title", &self.title).field("keep", &self.keep).finish_non_exhaustive()
-    }
 }
 
 /// A sweep that is done.

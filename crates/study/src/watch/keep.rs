@@ -26,6 +26,7 @@ const SLICE_SECONDS: f64 = 1.0;
 pub type MakeEvaluator<'a> = &'a (dyn Fn(&Path) -> Result<Box<dyn Evaluator + 'a>, Error> + Sync);
 
 /// How a watcher keeps looking.
+#[expect(missing_debug_implementations, reason = "callbacks have none")]
 pub struct KeepOptions<'a, 'e> {
     /// Seconds between two looks.
     pub poll_seconds: f64,
@@ -41,12 +42,6 @@ pub struct KeepOptions<'a, 'e> {
     pub is_over: &'a dyn Fn() -> bool,
     /// Called with what happens.
     pub tell: &'a mut dyn FnMut(WatchNews<'_>),
-}
-
-impl fmt::Debug for KeepOptions<'_, '_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeepOptions").field("poll_seconds", &self.poll_seconds).finish_non_exhaustive()
-    }
 }
 
 /// What a watcher has to say.

@@ -146,7 +146,7 @@ fn shares(outputs: &[OutputPlan], n_bytes: u64) -> Vec<u64> {
     let mut shares: Vec<u64> = Vec::with_capacity(outputs.len());
     for (i, weight) in weights.iter().enumerate() {
         so_far += weight;
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let until = if i + 1 == weights.len() { n_bytes } else { (n_bytes as f64 * so_far / total) as u64 };
         let until = until.clamp(given, n_bytes);
         shares.push(until - given);

@@ -89,23 +89,16 @@ impl WatchRow {
     /// The line of a merge, from its receipt.
     pub(super) fn merged(name: String, receipt: &MergeReceipt) -> Self {
         let steps: Vec<u64> = receipt.plan.sources.iter().filter_map(|source| source.step).collect();
+        let end_step = steps.iter().copied().max().unwrap_or(0);
         Self {
-            kind: RECORD_KIND.to_owned(),
-            version: RECORD_VERSION,
             event: WatchEvent::Merged,
-            end_step: steps.iter().copied().max().unwrap_or(0),
             name,
             scheme: receipt.plan.scheme.clone(),
             n_checkpoints: receipt.plan.sources.len(),
             steps,
             end_tokens: receipt.plan.newest_source().and_then(|newest| newest.tokens),
             digest: receipt.digest.clone(),
-            unix_seconds: receipt.finished_unix_seconds,
-            suites: Vec::new(),
-            scores: Vec::new(),
-            forecasts: Vec::new(),
-            refused: Vec::new(),
-            proposal: None,
+            ..Self::scored(end_step, receipt.finished_unix_seconds)
         }
     }
 

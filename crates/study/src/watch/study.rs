@@ -89,7 +89,6 @@ fn add_times(checkpoints: &mut [CheckpointRow], written: &BTreeMap<u64, f64>) {
         return;
     }
     // Training began before the first checkpoint by its steps, at the pace to the second.
-    #[expect(clippy::cast_precision_loss, reason = "a place on an axis")]
     let lead = (second - first) * one.step as f64 / (two.step - one.step) as f64;
     for (row, time) in checkpoints.iter_mut().zip(times) {
         row.seconds = Some(time - first + lead);

@@ -521,9 +521,12 @@ impl<'a> Watcher<'a> {
         // Writing that waits for the medium, and the merges need not wait for it.
         let unwritten = std::mem::take(&mut self.unwritten);
         let (written, made) = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| write_files(&unwritten, &*cx.storage));
+            let write = || write_files(&unwritten, &*cx.storage);
+            let writer = std::thread::Builder::new().spawn_scoped(scope, write);
             let made = make_outputs((missing, known_sources), n_together(n_files), options, cx, on_made);
-            (writer.join().unwrap_or(Err(thalweg_merge::Error::WorkerDied.into())), made)
+            // If the system refuses a thread, it is written now.
+            let written = writer.map_or_else(|_| write(), |writer| writer.join().unwrap_or(Err(worker_died())));
+            (written, made)
         });
         written.inspect_err(|_| self.forget_written())?;
         self.record.publish(&*self.cx.storage)?;
@@ -647,6 +650,10 @@ impl<'a> Watcher<'a> {
     fn identity_of(&self, plan: &OutputPlan) -> String {
         self.known.identity_of(plan.sources.iter().map(|source| &source.path))
     }
+}
+
+fn worker_died() -> Error {
+    thalweg_merge::Error::WorkerDied.into()
 }
 
 fn write_files(files: &[UnwrittenFile], storage: &dyn Storage) -> Result<(), Error> {

@@ -149,4 +149,22 @@ mod tests {
         let n = 700.0;
         assert_eq!(out.map(f64::to_bits), [n, -2.0 * n, 4.0 * n, 3.0 * n, -6.0 * n, 9.0 * n].map(f64::to_bits));
     }
+
+    #[test]
+    fn every_half_is_widened_to_its_value() {
+        let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut row = vec![0.0; 1 << 16];
+        widen_into(Dtype::F16, &all, &mut row);
+        for (bits, found) in (0..=u16::MAX).zip(row) {
+            let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+            let size = match exponent {
+                31 if fraction == 0.0 => f64::INFINITY,
+                31 => f64::NAN,
+                0 => fraction * 2f64.powi(-24),
+                _ => (1024.0 + fraction) * 2f64.powi(exponent - 25),
+            };
+            let expected = if bits >> 15 == 1 { -size } else { size };
+            assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{bits:x}: {found}");
+        }
+    }
 }

@@ -63,8 +63,14 @@ pub(crate) trait Input {
     fn bits(raw: Self::Raw) -> u32;
     /// The bits without the sign.
     fn magnitude(bits: u32) -> u32;
-    fn widen(bits: u32) -> f64;
-    /// Exact too.
+    /// The value of finite bits. Others may become a finite number: for callers who look at the magnitude themselves.
+    fn widen_finite(bits: u32) -> f64;
+    /// The value; infinities and NaN stay what they are.
+    #[inline(always)]
+    fn widen(bits: u32) -> f64 {
+        f64::from(Self::widen_to_single(bits))
+    }
+    /// Exact too, and for all bits.
     fn widen_to_single(bits: u32) -> f32;
 }
 
@@ -103,8 +109,8 @@ impl Input for InBf16 {
         bits & 0x7FFF
     }
     #[inline(always)]
-    fn widen(bits: u32) -> f64 {
-        f64::from(f32::from_bits(bits << 16))
+    fn widen_finite(bits: u32) -> f64 {
+        Self::widen(bits)
     }
     #[inline(always)]
     fn widen_to_single(bits: u32) -> f32 {
@@ -126,7 +132,7 @@ impl Input for InF16 {
         bits & 0x7FFF
     }
     #[inline(always)]
-    fn widen(bits: u32) -> f64 {
+    fn widen_finite(bits: u32) -> f64 {
         // The bits as a single 2^112 too small: subnormals need no separate case.
         let small = f64::from(f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7FFF) << 13));
         small * F16_SCALE
@@ -135,7 +141,10 @@ impl Input for InF16 {
     fn widen_to_single(bits: u32) -> f32 {
         #[expect(clippy::cast_possible_truncation, reason = "2^112 is a single")]
         let scale = F16_SCALE as f32;
-        f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7FFF) << 13) * scale
+        let scaled = f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7FFF) << 13) * scale;
+        // An exponent of all ones is one in the single too.
+        let ones = if Self::magnitude(bits) < Self::INFINITY { 0 } else { InF32::INFINITY };
+        f32::from_bits(scaled.to_bits() | ones)
     }
 }
 
@@ -153,8 +162,8 @@ impl Input for InF32 {
         bits & 0x7FFF_FFFF
     }
     #[inline(always)]
-    fn widen(bits: u32) -> f64 {
-        f64::from(f32::from_bits(bits))
+    fn widen_finite(bits: u32) -> f64 {
+        Self::widen(bits)
     }
     #[inline(always)]
     fn widen_to_single(bits: u32) -> f32 {
@@ -360,7 +369,7 @@ pub(crate) fn add_up<I: Input, M: MultiplyAdd>(coefficients: &[f64], sources: &[
                 most[l] = most[l].max(magnitude);
                 // One less, so that zeros come out on top.
                 least[l] = least[l].min(magnitude.wrapping_sub(1));
-                sum[l] = M::multiply_add(c, I::widen(bits), sum[l]);
+                sum[l] = M::multiply_add(c, I::widen_finite(bits), sum[l]);
             }
         }
         tile.sum[from..from + STRIP].copy_from_slice(&sum);
@@ -393,7 +402,7 @@ pub(crate) fn sum_tile<I: Input, O: Output, M: MultiplyAdd>(
         let spread = (most >> shift).cast_signed() - (tile.least[l] >> shift).cast_signed();
         // All terms are zeros: the sum is exact whatever the coefficients.
         let is_exact = (spread <= spread_limit) | (most == 0);
-        let is_settled = is_exact | rounded.is_settled_within(error_share * I::widen(most));
+        let is_settled = is_exact | rounded.is_settled_within(error_share * I::widen_finite(most));
         let open = u32::from(!(is_settled & (rounded.bits < O::INFINITY) & (most < I::INFINITY)));
         is_open[l] = open;
         any_open |= open;

@@ -225,6 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_finite_has_no_finite_norm() {
+        for (dtype, one, bad) in
+            [(Dtype::F16, 0x3C00u16, [0x7C00u16, 0xFC00, 0x7E00]), (Dtype::Bf16, 0x3F80, [0x7F80, 0xFF80, 0x7FC0])]
+        {
+            for bad in bad {
+                let (a, b) = ([one, bad, one].map(u16::to_le_bytes), [one; 3].map(u16::to_le_bytes));
+                let stats = difference_stats(dtype, a.as_flattened(), b.as_flattened());
+                assert!(!stats.sum_squares.is_finite(), "{dtype} {bad:x}: {stats:?}");
+                assert!(!stats.sum_squared_difference.is_finite(), "{dtype} {bad:x}: {stats:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_cut_at_a_block_changes_no_bit() {
         let a: Vec<f32> = (0..10_000u16).map(|i| (f32::from(i) * 0.37).sin()).collect();
         let b: Vec<f32> = a.iter().map(|x| x * 1.001).collect();

@@ -489,21 +489,65 @@ fn a_sum_that_is_finished_later_has_the_bits_of_a_sum_at_once() {
     }
 }
 
+/// The bytes of values that the element type can hold, or rounds to infinity.
+fn narrow(dtype: Dtype, values: &[f32]) -> Vec<u8> {
+    let spec = SumSpec { input: Dtype::F32, output: dtype, non_finite: NonFinitePolicy::Propagate, simd: Simd::Auto };
+    let mut out = vec![0; values.len() * width_of(dtype)];
+    WeightedSum::new(&[1.into()], &1.into(), spec).unwrap().sum_into(&[&singles(values)], &mut out).unwrap();
+    out
+}
+
+#[test]
+fn what_is_not_finite_is_refused_and_kept_from_each_element_type_to_each() {
+    let floats = [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::F64];
+    for (input, output) in floats.into_iter().flat_map(|input| floats.map(|output| (input, output))) {
+        for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let with_bad = |usual: f32| {
+                let mut values = [usual; 150];
+                (values[70], values[140]) = (bad, bad);
+                values
+            };
+            let (a, b) = (narrow(input, &[0.5; 150]), narrow(input, &with_bad(1.5)));
+            for simd in LEVELS {
+                let summed = |non_finite| {
+                    let spec = SumSpec { input, output, non_finite, simd };
+                    let sum = WeightedSum::new(&[1.into(), 1.into()], &2.into(), spec).unwrap();
+                    let mut out = vec![0; 150 * width_of(output)];
+                    sum.sum_into(&[&a, &b], &mut out).map(|_| out)
+                };
+                let refused = Err(SumFault::NonFiniteInput { source_idx: 1, element_idx: 70 });
+                assert_eq!(summed(NonFinitePolicy::Refuse), refused, "{input} to {output}, {bad}, {simd:?}");
+                let kept = summed(NonFinitePolicy::Propagate).unwrap();
+                assert!(kept == narrow(output, &with_bad(1.0)), "{input} to {output}, {bad}, {simd:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_not_finite_or_too_large_is_left_open() {
-    let spec = |input| SumSpec { input, output: input, non_finite: NonFinitePolicy::Propagate, simd: Simd::Auto };
-    for (values, newest) in [
-        ([f32::NAN, 1.0], 1.0),
-        ([f32::INFINITY, 1.0], 1.0),
-        ([1.0, 1.0], f32::NEG_INFINITY),
-        ([f32::MAX, f32::MAX], f32::MAX),
-        ([f32::MAX, 1.0], f32::MIN),
-    ] {
-        let sum = WeightedSum::new(&[1.into(), 1.into(), 1.into()], &1.into(), spec(Dtype::F32)).unwrap();
-        let [a, b] = values.map(|value| singles(&[value; 70]));
-        let (mut head, mut out, mut open) = (vec![0; 560], vec![0; 280], Vec::new());
-        sum.sum_head_into(&[&a, &b], &mut head).unwrap();
-        sum.finish_head_into((&head, &singles(&[newest; 70])), &mut out, &mut open).unwrap();
-        assert_eq!(open, [0..64, 64..70], "{values:?} and {newest}");
+    for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32] {
+        let spec = SumSpec { input: dtype, output: dtype, non_finite: NonFinitePolicy::Propagate, simd: Simd::Auto };
+        let largest = if dtype == Dtype::F16 { 65504.0 } else { 3e38 };
+        let mut cases = vec![
+            ([f32::NAN, 1.0], 1.0),
+            ([f32::INFINITY, 1.0], 1.0),
+            ([1.0, 1.0], f32::NEG_INFINITY),
+            ([1.0, 1.0], f32::INFINITY),
+            ([1.0, 1.0], f32::NAN),
+            ([largest, largest], largest),
+        ];
+        if dtype == Dtype::F32 {
+            cases.push(([f32::MAX, 1.0], f32::MIN));
+        }
+        for (values, newest) in cases {
+            let sum = WeightedSum::new(&[1.into(), 1.into(), 1.into()], &1.into(), spec).unwrap();
+            let [a, b] = values.map(|value| narrow(dtype, &[value; 70]));
+            let mut head = vec![0; 70 * width_of(sum.head_dtype().unwrap())];
+            let (mut out, mut open) = (vec![0; 70 * width_of(dtype)], Vec::new());
+            sum.sum_head_into(&[&a, &b], &mut head).unwrap();
+            sum.finish_head_into((&head, &narrow(dtype, &[newest; 70])), &mut out, &mut open).unwrap();
+            assert_eq!(open, [0..64, 64..70], "{dtype}: {values:?} and {newest}");
+        }
     }
 }

@@ -190,7 +190,7 @@ impl<I: Input> Compiled for AddPass<'_, I> {
         let Self { equal, rising, pass, .. } = self;
         let load = |bytes: &[u8], run: usize| {
             let lanes = load_lanes::<I::Raw, RUN>(&bytes[run * RUN * I::BYTES..(run + 1) * RUN * I::BYTES]);
-            lanes.map(|raw| I::widen(I::bits(raw)))
+            lanes.map(|raw| I::widen_finite(I::bits(raw)))
         };
         let equal = equal.as_chunks_mut::<RUN>().0;
         let mut rising = rising.as_chunks_mut::<RUN>().0.iter_mut();

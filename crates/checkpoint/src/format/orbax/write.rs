@@ -65,8 +65,8 @@ pub(crate) fn folder_of_arrays(storage: &Arc<dyn Storage>, root: &Path, file_nam
 /// Where all tensors are leaves of the tree in `extras`, they have their keys; otherwise each name is one key.
 ///
 /// # Errors
-/// `NothingToWrite`; `UnwritableTensor` for a name that is empty, too long, appears twice or would be taken for the
-/// state of an optimizer, for impossible sizes, and for element types that zarr does not have.
+/// `NothingToWrite`; `UnwritableTensor` for a name that is empty, too long, ends in a slash, appears twice or would be
+/// taken for the state of an optimizer, for impossible sizes, and for element types that zarr does not have.
 ///
 /// # Example
 /// ```
@@ -91,6 +91,9 @@ pub fn layout_orbax(entries: &[LayoutEntry], max_file_bytes: u64, extras: &Orbax
         let known = extras.leaves.get(&*entry.name).filter(|_| is_known);
         if entry.name.is_empty() {
             return Err(fail("it has no name"));
+        }
+        if entry.name.ends_with('/') {
+            return Err(fail("tensorstore drops a slash at the end of a name"));
         }
         if known.is_none() && is_other_key(&entry.name) {
             return Err(fail("readers of this format would mistake it for optimizer state"));

@@ -52,9 +52,8 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
         on_score: &mut |n_done, name| meter.show(n_done, Some(name)),
     };
     let (cx, eval) = (world.quiet_context(SUMMING_MEMORY_BYTES), world.quiet_eval_context());
-    let record = score_models(&models, &probes, options, (&resolver, &cx, &eval));
-    meter.clear();
-    finish(args, record?, world, messages)
+    let record = score_models(&models, &probes, options, (&resolver, &cx, &eval))?;
+    finish(args, record, world, messages)
 }
 
 /// Writes and shows a record.

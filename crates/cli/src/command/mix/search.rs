@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use thalweg_study::mix::{MixSpace, Objective, SearchOptions, SearchOutcome, read_trials, search_mixtures};
+use thalweg_study::mix::{MixSpace, SearchOptions, SearchOutcome, read_trials, search_mixtures};
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
 
 use super::components;
-use crate::args::{MixSearchArgs, ObjectiveChoice};
+use crate::args::MixSearchArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
@@ -32,10 +32,7 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) 
         n: args.n,
         rounds: args.rounds,
         seed: args.seed,
-        objective: match args.objective {
-            ObjectiveChoice::Rank => Objective::Rank,
-            ObjectiveChoice::Mean => Objective::Mean,
-        },
+        objective: args.objective,
         given,
         by: args.scoring.by.clone(),
         path: args.out.clone(),
@@ -46,9 +43,7 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) 
     let meter = ScoringMeter::new(messages, n_models, "mixtures");
     let mut on_score = |n_done: usize| meter.show(n_done, None);
     options.on_score = &mut on_score;
-    let outcome = search_mixtures((&components, &space), &mut *evaluator, options, (&resolver, &cx));
-    meter.clear();
-    let outcome = outcome?;
+    let outcome = search_mixtures((&components, &space), &mut *evaluator, options, (&resolver, &cx))?;
     messages.json(&document_of("thalweg-mix-search", &outcome));
     messages.text(&text(&outcome));
     Ok(Outcome::Done)
@@ -85,7 +80,7 @@ fn text(outcome: &SearchOutcome) -> String {
         let predictor = outcome.predictor.iter().find(|row| row.measure == *measure);
         let rho = or_dash(predictor.and_then(|row| row.left_out_spearman), |rho| format!("{rho:.2}"));
         let error = or_dash(predictor, |row| format!("{:.4}", row.left_out_error));
-        let _ = writeln!(text, "\n{measure}: predictor's error {error}, rank correlation {rho}, points left out");
+        let _ = writeln!(text, "\n{measure}: leave-one-out error of the predictor {error}, rank correlation {rho}");
         for model in &outcome.models {
             let value = or_dash(model.measures.get(measure), |value| format!("{value:.4}"));
             let gain = model

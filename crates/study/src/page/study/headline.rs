@@ -88,7 +88,6 @@ fn cost_of(view: &StudyView<'_>, forecast: &ForecastRow) -> (String, [String; 2]
     let fork = forecast.end_step.saturating_sub(forecast.anneal_steps);
     let anneal = format!("a {} anneal of {}", forecast.curve, counted(forecast.anneal_steps, "step"));
     match view.tokens_per_step(fork) {
-        #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
         Some(per_step) => (show_count(per_step * forecast.anneal_steps as f64), ["tokens".to_owned(), anneal]),
         None => (show_whole(forecast.anneal_steps), ["steps".to_owned(), anneal]),
     }

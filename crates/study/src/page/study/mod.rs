@@ -133,19 +133,26 @@ fn write_choosers(page: &mut Markup, view: &StudyView<'_>) {
     if metrics.len() < 2 {
         return;
     }
-    page.element("p").attr("class", "choose").attr("hidden", "hidden").open();
-    page.element("label").attr("for", "choose-metric").filled("Shown on this page");
-    page.element("select").attr("id", "choose-metric").attr("data-choose", "metric").open();
-    for (i, metric) in metrics.iter().enumerate() {
-        page.element("option").attr("value", i).filled(metric.label());
-    }
-    page.close();
-    page.close();
+    let options = metrics.iter().enumerate().map(|(i, metric)| (i.to_string(), metric.label()));
+    write_chooser(page, "metric", "Shown on this page", options);
     let n_left = view.metrics.len() - metrics.len();
     if n_left > 0 {
         let text = format!("{n_left} more measures are in study.csv.");
         page.element("p").attr("class", "note").filled(text);
     }
+}
+
+/// A choice of `what`, as values and the words for them.
+fn write_chooser(page: &mut Markup, what: &str, label: &str, options: impl Iterator<Item = (String, String)>) {
+    let id = format!("choose-{what}");
+    page.element("p").attr("class", "choose").attr("hidden", "hidden").open();
+    page.element("label").attr("for", &id).filled(label);
+    page.element("select").attr("id", &id).attr("data-choose", what).open();
+    for (value, words) in options {
+        page.element("option").attr("value", value).filled(words);
+    }
+    page.close();
+    page.close();
 }
 
 /// A block that is shown for one measure only.

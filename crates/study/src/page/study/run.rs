@@ -89,7 +89,6 @@ fn write_axis_buttons(page: &mut Markup, axes: &[StepAxis]) {
 
 /// Axes in groups that share the places of their first.
 fn geometries(axes: &[StepAxis], view: &StudyView<'_>) -> Vec<(Vec<StepAxis>, usize)> {
-    #[expect(clippy::cast_precision_loss, reason = "places on a page")]
     let last = view.last_step().max(1) as f64;
     let mut groups: Vec<Vec<StepAxis>> = Vec::new();
     for axis in axes {

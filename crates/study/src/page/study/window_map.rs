@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{open_metric, open_scroller};
+use super::{open_metric, open_scroller, write_chooser};
 use crate::markup::Markup;
 use crate::record::{ScoreRow, TrialRow};
 use crate::study_view::{Metric, StudyView};
@@ -21,7 +21,10 @@ pub(super) fn write_maps(page: &mut Markup, view: &StudyView<'_>) {
         return;
     }
     page.element("h2").filled("Which window");
-    write_chooser(page, &ends);
+    if ends.len() > 1 {
+        let options = ends.iter().map(|end| (end.to_string(), end.to_string()));
+        write_chooser(page, "end", "Windows that end at step", options);
+    }
     for (i, metric) in view.pictured().iter().enumerate() {
         open_metric(page, i);
         for (j, &end) in ends.iter().enumerate() {
@@ -35,20 +38,6 @@ pub(super) fn write_maps(page: &mut Markup, view: &StudyView<'_>) {
     let text = "Rows: checkpoints in the window. Colour: gain over the newest raw checkpoint if known, otherwise the \
                 score. A triangle marks the best of a map, a frame the chosen one; on a suite that only reports, none is marked best.";
     page.element("p").attr("class", "note").filled(text);
-}
-
-fn write_chooser(page: &mut Markup, ends: &[u64]) {
-    if ends.len() < 2 {
-        return;
-    }
-    page.element("p").attr("class", "choose").attr("hidden", "hidden").open();
-    page.element("label").attr("for", "choose-end").filled("Windows that end at step");
-    page.element("select").attr("id", "choose-end").attr("data-choose", "end").open();
-    for end in ends {
-        page.element("option").attr("value", end).filled(end);
-    }
-    page.close();
-    page.close();
 }
 
 /// What the columns of a map tell apart.
