@@ -37,7 +37,8 @@ pub fn hub_cache_root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<Pat
 /// exists is taken as it is, `@` or not.
 ///
 /// # Errors
-/// `NotFound` if nothing is there; `NotCached` for the name of a repository; `RevisionNotFound` with the revisions that are there; `BadRevision`; `Storage`.
+/// `NotFound` if nothing is there; `NotCached` for the name of a repository; `RevisionNotFound` with the revisions that
+/// are there; `BadRevision`; `Storage`.
 pub fn resolve_reference(
     storage: &Arc<dyn Storage>,
     reference: &str,
