@@ -330,7 +330,25 @@ def deepspeed():
     file = File()
     flat = file.parts("zero/a/fp32.pt", file.tensor(6)) | {name: p for name, p in parts.items() if "/b/" in name}
     write("deepspeed", "universal-flat", model("mp_rank_00_model_states.pt", File()) | flat)
-    write("deepspeed", "refused-cut-model", model("mp_rank_01_model_states.pt", File()))
+    write("deepspeed", "refused-rank", model("mp_rank_01_model_states.pt", File()))
+    # A pipeline of two stages, without and with masters.
+    layers, stages = {}, {}
+    for layer, weight in (("00", "e"), ("02", "a")):
+        file = File()
+        layers |= file.parts(f"layer_{layer}-model_00-model_states.pt", {weight: file.tensor(3, 2, width=2)})
+    for rank in range(2):
+        names = ["tied_modules.embed.e"] + ["2.a"] * rank
+        named_shapes = OrderedDict((name, Call(SIZE, (3, 2))) for name in names)
+        state = {"module": None, "param_shapes": [named_shapes], "dp_world_size": 1, "mp_world_size": 2}
+        stages |= File().parts(f"mp_rank_0{rank}_model_states.pt", state | {"shared_params": {}, "global_steps": 20})
+        stages |= optimizer(f"zero_pp_rank_0_mp_rank_0{rank}_optim_states.pt", key, [6 * len(names)])
+    write("deepspeed", "pipeline", {name: part for name, part in (layers | stages).items() if "optim_states" not in name})
+    write("deepspeed", "pipeline-zero1", layers | stages)
+    of_ranks = [model(f"mp_rank_0{n}_model_states.pt", File(), mp_world_size=2, shared_params={}) for n in (0, 1)]
+    write("deepspeed", "tensor", of_ranks[0] | of_ranks[1])
+    file = File()
+    one = file.parts("layer_0_expert_0_mp_rank_00_model_states.pt", {"moe.experts.0.w": file.tensor(2, width=2)})
+    write("deepspeed", "experts", model("mp_rank_00_model_states.pt", File(), num_experts=[1]) | one)
 
 
 def nanotron():

@@ -184,6 +184,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Masters of experts were asked for, and it is not known which ranks have which.
+    #[error(
+        "`{}`: the masters of experts are supported only without tensor and pipeline parallelism, as ZeRO-1 and 2 cut them over the \
+         ranks with the same experts",
+        path.display()
+    )]
+    ExpertMasters {
+        /// The file of an expert.
+        path: PathBuf,
+    },
     /// A `config.json` that is not a JSON object.
     #[error("`{}` is not a JSON object: {message}", path.display())]
     Config {
@@ -480,6 +490,7 @@ impl Error {
             | Self::CutOff { path, .. }
             | Self::NoModuleWeights { path }
             | Self::NoMasters { path }
+            | Self::ExpertMasters { path }
             | Self::Config { path, .. }
             | Self::OutputExists { path, .. }
             | Self::StageMismatch { path, .. }
@@ -545,6 +556,9 @@ impl Error {
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
             Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
             Self::NoModuleWeights { .. } => "leave out `--params module`: then the masters are read",
+            Self::ExpertMasters { .. } => {
+                "`--params module --format safetensors` merges the module's own weights, without the optimizer's state"
+            }
             Self::NoMasters { .. } => "leave out `--params master`: then the module's own weights are read",
             Self::OutputExists { .. } => {
                 "move it away and rerun the command, which resumes and gives the output its name"

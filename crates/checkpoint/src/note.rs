@@ -102,6 +102,11 @@ pub enum Note {
         /// Which.
         params: Params,
     },
+    /// The model is cut over ranks or layers, whose names the names of tensors begin with.
+    NamedByRank {
+        /// The name of a tensor.
+        example: String,
+    },
     /// A part that a wrapper of the module added to the names is removed from them.
     PrefixTakenOff {
         /// What is removed.
@@ -200,6 +205,12 @@ impl fmt::Display for Note {
             ),
             Self::ParamsChosen { params: Params::Module } => f.write_str(
                 "the module's own weights are read; `--params master` reads the F32 masters of the optimizer",
+            ),
+            Self::NamedByRank { example } => write!(
+                f,
+                "the model is cut into ranks or layers, with which names of tensors begin, such as `{}`; each part is merged by itself, \
+                 and only the trainer's exporter joins them",
+                display_name(example)
             ),
             Self::PrefixTakenOff { prefix } => {
                 write!(f, "`{prefix}`, which a wrapper of the module added, is removed from the names")

@@ -226,8 +226,9 @@ pub fn open_other_copy(
     // The state of the optimizer is the same in both.
     let options = ReadOptions { params: Some(params), optimizer: false, ..options.clone() };
     match open_with_cache(storage, place.path(), &options, &CatalogCache::default()) {
-        // A distributed checkpoint says only when it is read whether it holds masters.
+        // A checkpoint says only when it is read whether it holds the other copy.
         Err(Error::Dcp { source, .. }) if matches!(*source, DcpError::Key(_)) => Ok(None),
+        Err(Error::NoMasters { .. } | Error::NoModuleWeights { .. }) => Ok(None),
         opened => opened.map(Some),
     }
 }

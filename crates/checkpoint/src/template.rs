@@ -12,11 +12,12 @@ use thalweg_tensor::{Dtype, DtypeClass, TensorCatalog, TensorEntry, display_name
 
 use crate::format::FORMATS;
 use crate::format::dcp::METADATA_FILE_NAME;
-use crate::format::deepspeed::MODEL_END;
+use crate::format::deepspeed::{is_expert_optimizer, is_model_file};
 use crate::format::model_key::WHOLE_KEY;
 use crate::format::orbax::FORMAT_NAME as ORBAX;
 use crate::format::orbax::write::{OrbaxExtras, folder_of_arrays, read_extras, rewrite_store};
 use crate::format::torch::archive::Archive;
+use crate::format::torch::error::TorchError;
 use crate::format::torch::is_saved_name;
 use crate::kept_ends::KeptEnds;
 use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
@@ -68,7 +69,12 @@ pub fn layout_like(
         let wanted = |entry: &TensorEntry| {
             placed.binary_search_by(|known| known.name.cmp(&entry.name)).is_ok_and(|i| placed[i].shape == entry.shape)
         };
-        copies = other.opened_entries()?.into_iter().filter(wanted).collect();
+        // Tied weights have several names for the same bytes.
+        let mut known = BTreeSet::new();
+        let is_first = |entry: &TensorEntry| {
+            entry.pieces.first().is_none_or(|piece| known.insert((piece.file_idx, piece.offset, entry.shape.0.clone())))
+        };
+        copies = other.opened_entries()?.into_iter().filter(wanted).filter(is_first).collect();
         check_copies(checkpoint, &placed, &copies)?;
         renumber(&mut copies, other, &mut names)?;
     }
@@ -212,7 +218,7 @@ pub fn open_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result
         let is_wanted = match checkpoint.format_name() {
             _ if is_metadata => true,
             "torch" if is_own => true,
-            _ if is_deepspeed => file.name.ends_with(MODEL_END),
+            _ if is_deepspeed => is_model_file(&file.name) || is_expert_optimizer(&file.name),
             // An index leads to the files that are listed here one by one.
             _ => is_saved_name(&file.name),
         };
@@ -221,6 +227,8 @@ pub fn open_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result
         }
         match open_checkpoint_with(storage, path, &options) {
             Ok(whole) => opened.push(whole),
+            // The state of a stage of a pipeline, whose weights are in files of layers.
+            Err(Error::Torch { source, .. }) if matches!(*source, TorchError::NoTensors) => {}
             Err(error) if is_own => return Err(error),
             Err(_) => {}
         }

@@ -18,6 +18,9 @@ pub(crate) enum Node {
     Dict(Vec<(String, Node)>),
     List(Vec<Node>),
     Tensor(View),
+    Number(u64),
+    Text(&'static str),
+    Nothing,
 }
 
 /// A tensor in the storage with this number.
@@ -113,6 +116,9 @@ impl Saved {
                 writer.append_items(items, |writer, node| self.write_node(writer, node));
             }
             Node::Tensor(view) => self.write_tensor(writer, view),
+            Node::Number(number) => writer.int(*number),
+            Node::Text(text) => writer.text(text),
+            Node::Nothing => writer.none(),
         }
     }
 

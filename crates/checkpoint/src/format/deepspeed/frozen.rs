@@ -39,7 +39,7 @@ pub(super) fn frozen_in_shares(
     (first, first_idx): (&Opened, u32),
     n_ranks: u32,
 ) -> Result<(Vec<TensorEntry>, Vec<OpenFile>), Error> {
-    let name = |rank| format!("zero_pp_rank_{rank}_mp_rank_00_model_states.pt");
+    let name = |rank| format!("zero_pp_rank_{rank}_{}", files.model_name());
     let missing = (0..n_ranks).filter(|rank| !files.model.contains_key(rank));
     let faults: Vec<_> = missing.map(|rank| UnfinishedFault::MissingShard { file: name(rank) }).collect();
     if !faults.is_empty() {

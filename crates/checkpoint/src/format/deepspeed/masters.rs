@@ -11,18 +11,19 @@ use thalweg_tensor::{Dtype, Shape, TensorEntry, display_name, to_index};
 
 use super::super::torch::most_names;
 use super::super::torch::tensor::{Found, read_tensor};
+use super::experts::{ExpertNumbers, Portion, portions};
 use super::frozen::frozen_in_shares;
 use super::runs::{Run, entry_of_runs, read_shape};
-use super::steps::{check_steps, note_step};
-use super::{Choice, Opened, RankFiles, entries_of, finish, first_model, groups_of_state, place_of, state_of};
+use super::steps::{Count, check_steps, note_step};
+use super::{
+    Choice, MAX_MISSING, Opened, RankFiles, entries_of, finish, first_model, groups_of_state, moment_name, place_of,
+    state_of,
+};
 use crate::error::UnfinishedFault;
-use crate::format::{Findings, FormatContent};
+use crate::format::{Findings, FormatContent, OpenFile};
 use crate::optimizer_state::MOMENT_NAMES;
 use crate::pickle::Value;
 use crate::{CatalogCache, Error, Params, ReadOptions};
-
-/// Most missing ranks that an error lists: one file with a damaged number has a million.
-const MAX_MISSING: u32 = 1024;
 
 /// Most pieces of parameters that share their values with another one: each has a copy of the other's pieces.
 const MAX_SHARED_PIECES: usize = 4_000_000;
@@ -34,7 +35,7 @@ struct FlatVector {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     OneOrTwo,
     Three,
 }
@@ -64,14 +65,6 @@ impl Kind {
             Self::Moment(_) => "moments",
         }
     }
-
-    /// The name of the tensor that belongs to a parameter.
-    fn tensor_name(self, param: &str) -> String {
-        match self {
-            Self::Master => param.to_owned(),
-            Self::Moment(moment) => super::moment_name(moment, param),
-        }
-    }
 }
 
 pub(super) fn open_masters(
@@ -81,67 +74,121 @@ pub(super) fn open_masters(
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let model = first_model(storage, files)?;
-    if files.optimizer.is_empty() && model.root().get("optimizer").is_some_and(Value::is_dict) {
-        return Err(Error::NoMasters { path: model.file.path.clone() });
-    }
-    let shapes = param_shapes(&model)?;
-    let ranks = open_ranks(storage, files, &model)?;
-    let optimizer_step = check_steps(&ranks)?;
-    let note = note_step(storage, files, &model, optimizer_step)?;
-    let is_stage_3 = state_of(&ranks[0])?.get(Stage::Three.master_key()).is_some();
-    let stage = if is_stage_3 { Stage::Three } else { Stage::OneOrTwo };
-    let mut entries = assemble(&ranks, &shapes, (stage, Kind::Master))?;
-    let model_idx = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
-    entries.extend(buffers_of(&model, model_idx)?);
-    let mut others = Vec::new();
-    let frozen = model.root().get("frozen_param_fragments").filter(|frozen| frozen.entries().len() > 0);
-    match (frozen, stage) {
-        (None, _) => {}
-        (Some(frozen), Stage::OneOrTwo) => entries.extend(entries_of(&model, model_idx, frozen)?),
-        (Some(_), Stage::Three) => {
-            let n_ranks = model_idx;
-            let (found, files) = frozen_in_shares(storage, files, (&model, model_idx), n_ranks)?;
-            entries.extend(found);
-            others = files;
-        }
-    }
-    add_shared(&model, &mut entries)?;
-    let n_params = entries.len();
-    if options.optimizer {
-        for moment in moments_of(&ranks[0])? {
-            entries.extend(assemble(&ranks, &shapes, (stage, Kind::Moment(moment)))?);
-        }
-    }
-    let n_state = entries.len() - n_params;
-    let mut all: Vec<_> = ranks.into_iter().map(|rank| rank.file).collect();
-    all.push(model.file);
-    all.extend(others);
+    let RankMasters { files: open_files, params, moments, step, stage } =
+        read_masters(storage, (files, &model), &model, 0, options)?;
+    let note = note_step(storage, files, &model, step.map(|count| count.step))?;
+    let mut entries = params;
+    let n_state = moments.len();
+    entries.extend(moments.into_iter().map(|(moment, entry)| {
+        let name = moment_name(moment, &entry.name).into();
+        TensorEntry { name, ..entry }
+    }));
     let choice = match stage {
         Stage::OneOrTwo => Choice::Both(Params::Master),
         Stage::Three => Choice::Only(Params::Master),
     };
-    let mut content = finish(all, entries, Findings::default(), choice, cache)?;
+    let mut content = finish(open_files, entries, Findings::default(), choice, cache)?;
     content.notes.extend(note);
     Ok(FormatContent { n_state, ..content })
 }
 
-/// One tensor for each parameter.
-fn assemble(ranks: &[Opened], shapes: &Groups, (stage, kind): (Stage, Kind)) -> Result<Vec<TensorEntry>, Error> {
-    let runs = match stage {
-        Stage::OneOrTwo => runs_of_stages_1_and_2(ranks, shapes, kind)?,
-        Stage::Three => runs_of_stage_3(ranks, shapes, kind)?,
-    };
-    let entry = |(name, shape): &(String, Shape)| {
-        let runs = runs.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-        entry_of_runs(&ranks[0], &kind.tensor_name(name), (Dtype::F32, shape), runs)
-    };
-    shapes.iter().flatten().map(entry).collect()
+/// What the files of one rank of the model hold besides the module's weights.
+pub(super) struct RankMasters {
+    pub(super) files: Vec<OpenFile>,
+    /// The masters, and what is in no optimizer: buffers and frozen parameters.
+    pub(super) params: Vec<TensorEntry>,
+    /// Moments under the names of their parameters, with their own names.
+    pub(super) moments: Vec<(&'static str, TensorEntry)>,
+    /// What the optimizers count.
+    pub(super) step: Option<Count>,
+    pub(super) stage: Stage,
+}
+
+/// Assembles the masters of one rank of the model, whose files get the numbers from `first_idx` on. `sharing` is the
+/// file that says which parameters share their values.
+pub(super) fn read_masters(
+    storage: &Arc<dyn Storage>,
+    (files, model): (&RankFiles, &Opened),
+    sharing: &Opened,
+    first_idx: u32,
+    options: &ReadOptions,
+) -> Result<RankMasters, Error> {
+    if model.root().get("optimizer").is_some_and(Value::is_dict) {
+        return Err(Error::NoMasters { path: model.file.path.clone() });
+    }
+    let shapes = param_shapes(model)?;
+    let ranks = open_ranks(storage, files, model)?;
+    let step = check_steps(&ranks)?;
+    let is_stage_3 = state_of(&ranks[0])?.get(Stage::Three.master_key()).is_some();
+    let stage = if is_stage_3 { Stage::Three } else { Stage::OneOrTwo };
+    let mut params = assemble((&ranks, first_idx), &shapes, (stage, Kind::Master))?;
+    let n_ranks = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
+    let model_idx = first_idx.saturating_add(n_ranks);
+    params.extend(buffers_of(model, model_idx)?);
+    let mut others = Vec::new();
+    let frozen = model.root().get("frozen_param_fragments").filter(|frozen| frozen.entries().len() > 0);
+    match (frozen, stage) {
+        (None, _) => {}
+        (Some(frozen), Stage::OneOrTwo) => params.extend(entries_of(model, model_idx, frozen)?),
+        (Some(_), Stage::Three) => {
+            let (found, files) = frozen_in_shares(storage, files, (model, model_idx), n_ranks)?;
+            params.extend(found);
+            others = files;
+        }
+    }
+    add_shared(sharing, &mut params)?;
+    let mut moments = Vec::new();
+    if options.optimizer {
+        for moment in moments_of(&ranks[0])? {
+            let found = assemble((&ranks, first_idx), &shapes, (stage, Kind::Moment(moment)))?;
+            moments.extend(found.into_iter().map(|entry| (moment, entry)));
+        }
+    }
+    let mut open_files: Vec<_> = ranks.into_iter().map(|rank| rank.file).collect();
+    open_files.push(model.file.clone());
+    open_files.extend(others);
+    Ok(RankMasters { files: open_files, params, moments, step, stage })
+}
+
+/// One tensor for each parameter, under its name.
+fn assemble(
+    (ranks, first_idx): (&[Opened], u32),
+    shapes: &Groups,
+    (stage, kind): (Stage, Kind),
+) -> Result<Vec<TensorEntry>, Error> {
+    if stage == Stage::Three {
+        let runs = runs_of_stage_3(ranks, shapes, kind)?;
+        let entry = |param| entry_of_param(&ranks[0], param, (&runs, first_idx));
+        return shapes.iter().flatten().map(entry).collect();
+    }
+    let numbers = ExpertNumbers::new(shapes);
+    let mut entries = Vec::new();
+    for portion in portions(ranks, shapes)? {
+        let runs = runs_of_stages_1_and_2(ranks, shapes, &portion, kind)?;
+        for param in portion.groups.iter().flat_map(|group| &shapes[*group]) {
+            let entry = entry_of_param(&ranks[0], param, (&runs, first_idx))?;
+            entries.push(TensorEntry { name: numbers.name_of(&param.0, portion.expert_rank).into(), ..entry });
+        }
+    }
+    Ok(entries)
+}
+
+/// A parameter whose runs are in files with numbers from `first_idx` on.
+fn entry_of_param(
+    first: &Opened,
+    (name, shape): &(String, Shape),
+    (runs, first_idx): (&Runs<'_>, u32),
+) -> Result<TensorEntry, Error> {
+    let own = runs.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+    let mut entry = entry_of_runs(first, name, (Dtype::F32, shape), own)?;
+    entry.pieces.iter_mut().for_each(|piece| piece.file_idx += first_idx);
+    Ok(entry)
 }
 
 /// Names and shapes of the parameters of each group, in storage order.
-type Groups = Vec<Vec<(String, Shape)>>;
+pub(super) type Groups = Vec<Vec<(String, Shape)>>;
 
-fn param_shapes(model: &Opened) -> Result<Groups, Error> {
+pub(super) fn param_shapes(model: &Opened) -> Result<Groups, Error> {
     let fail = || model.broken("its `param_shapes` are not in the form that DeepSpeed writes");
     let shapes = model.root().get("param_shapes").ok_or_else(fail)?;
     // Old versions write one dictionary, newer ones one for each group.
@@ -161,10 +208,10 @@ fn param_shapes(model: &Opened) -> Result<Groups, Error> {
 fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> Result<Vec<Opened>, Error> {
     let highest = files.optimizer.keys().last().map_or(0, |rank| rank + 1);
     let stated = model.root().get("dp_world_size").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    let n_ranks = stated.unwrap_or(highest).max(highest).min(highest.saturating_add(MAX_MISSING));
+    let n_ranks = stated.unwrap_or(highest).max(highest).clamp(1, highest.saturating_add(MAX_MISSING));
     let missing = (0..n_ranks).filter(|rank| !files.optimizer.contains_key(rank)).take(to_index(MAX_MISSING.into()));
-    let name = |rank| format!("zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
-    let faults: Vec<_> = missing.map(|rank| UnfinishedFault::MissingShard { file: name(rank) }).collect();
+    let faults: Vec<_> =
+        missing.map(|rank| UnfinishedFault::MissingShard { file: files.optimizer_name(rank) }).collect();
     if !faults.is_empty() {
         return Err(Error::Unfinished { path: files.folder.clone(), faults });
     }
@@ -211,19 +258,24 @@ fn vectors(rank: &Opened, (stage, kind): (Stage, Kind)) -> Result<Vec<FlatVector
 
 type Runs<'a> = BTreeMap<&'a str, Vec<Run>>;
 
-fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) -> Result<Runs<'a>, Error> {
+fn runs_of_stages_1_and_2<'a>(
+    ranks: &[Opened],
+    shapes: &'a Groups,
+    portion: &Portion,
+    kind: Kind,
+) -> Result<Runs<'a>, Error> {
     let mut runs = Runs::new();
     // Number of elements of each group that earlier ranks hold, for files without the addresses of parameters.
     let mut n_before = vec![0_u64; shapes.len()];
     let mut has_addresses = vec![true; shapes.len()];
-    for (number, rank) in (0..).zip(ranks) {
+    for (number, rank) in portion.ranks.iter().filter_map(|i| Some((u32::try_from(*i).ok()?, ranks.get(*i)?))) {
         let parts = vectors(rank, (Stage::OneOrTwo, kind))?;
         if parts.len() != shapes.len() {
             return Err(rank.broken(format!("it has {} parameter groups, {} expected", parts.len(), shapes.len())));
         }
         let addresses: Vec<Value<'_>> =
             state_of(rank)?.get("param_slice_mappings").map(|groups| groups.items().collect()).unwrap_or_default();
-        for (group, part) in parts.iter().enumerate() {
+        for (group, part) in portion.groups.iter().map(|group| (*group, &parts[*group])) {
             match addresses.get(group).filter(|addresses| addresses.is_dict()) {
                 Some(addresses) => add_addressed(rank, number, *addresses, part, &shapes[group], &mut runs)?,
                 None => {
@@ -237,7 +289,7 @@ fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) 
     for (group, n_held) in n_before.into_iter().enumerate().filter(|(group, _)| !has_addresses[*group]) {
         let n_params =
             shapes[group].iter().fold(0_u64, |n, (_, shape)| n.saturating_add(shape.n_elements().unwrap_or(0)));
-        if !is_only_padded(n_held, n_params, ranks.len() as u64) {
+        if !is_only_padded(n_held, n_params, portion.ranks.len() as u64) {
             let reason =
                 format!("the ranks hold {n_held} elements of group {group}, but its parameters have {n_params}");
             return Err(ranks[0].broken(reason));

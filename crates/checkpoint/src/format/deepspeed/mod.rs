@@ -1,21 +1,27 @@
 //! Checkpoints of DeepSpeed: 16-bit weights of the module, and FP32 masters that ZeRO cut over the ranks.
 //!
-//! Decides which files of a folder belong together and which values are meant. `masters` assembles the masters,
-//! `universal` reads universal checkpoints, and `torch` reads the files themselves.
+//! Decides which values are meant. `files` says which files of a folder belong together, `masters` assembles the
+//! masters, `cut` reads models that several ranks hold, `experts` numbers experts, `universal` reads universal checkpoints, and `torch` reads the
+//! files themselves.
 
+mod cut;
+mod experts;
+mod files;
 pub(crate) mod frozen;
+mod layers;
 mod masters;
 mod runs;
 mod steps;
 mod universal;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_storage::Storage;
 use thalweg_tensor::TensorEntry;
 
+use self::files::{RankFiles, SavedFiles, is_state_file};
+pub(crate) use self::files::{is_expert_optimizer, is_model_file};
 use super::torch::error::TorchError;
 use super::torch::tensor::TensorSpec;
 use super::torch::{TorchFile, content_of, entry_of};
@@ -31,10 +37,8 @@ const NAMES: NameList =
 const LATEST_NAME: &str = "latest";
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
-/// Most ranks: more than any job has.
-const MAX_RANKS: u32 = 1 << 20;
-pub(crate) const MODEL_END: &str = "_model_states.pt";
-const OPTIMIZER_END: &str = "_optim_states.pt";
+/// Most missing files that an error lists: one file with a damaged number has a million.
+const MAX_MISSING: u32 = 1024;
 
 /// ZeRO of any stage, and DeepSpeed without ZeRO.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +66,7 @@ impl Format for DeepSpeedZero {
     }
 
     fn recognises(&self, place: &Place) -> bool {
-        let is_ours = |name: &str| name.ends_with(MODEL_END) || name.ends_with(OPTIMIZER_END) || name == LATEST_NAME;
+        let is_ours = |name: &str| is_state_file(name) || name == LATEST_NAME;
         matches!(place, Place::Folder { .. }) && place.file_names().any(is_ours)
     }
 
@@ -98,8 +102,7 @@ impl Format for DeepSpeedUniversal {
     }
 
     fn recognises(&self, place: &Place) -> bool {
-        place.folder_names().any(|name| name == universal::FOLDER_NAME)
-            && place.file_names().any(|name| name.ends_with(MODEL_END))
+        place.folder_names().any(|name| name == universal::FOLDER_NAME) && place.file_names().any(is_model_file)
     }
 
     fn open(
@@ -109,27 +112,31 @@ impl Format for DeepSpeedUniversal {
         options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
-        let files = RankFiles::find(place);
+        let saved = SavedFiles::find(place);
         if options.params == Some(Params::Module) {
-            return open_module(storage, (&files, true), options, cache);
+            return match saved.uncut() {
+                Some(files) => open_module(storage, (files, true), None, options, cache),
+                None => cut::open_cut(storage, &saved, options, cache),
+            };
         }
-        universal::open_masters(storage, place, &files, options, cache)
+        let files = saved.first_rank();
+        universal::open_masters(storage, place, files, options, cache)
     }
 }
 
 /// Masters and the module's weights are copies of each other, if the files hold both: ZeRO-3 has only masters.
 fn other_params(place: &Place, params: Option<Params>) -> Option<Params> {
-    let files = RankFiles::find(place);
-    let has_masters = !files.optimizer.is_empty() || DeepSpeedUniversal.recognises(place);
+    let saved = SavedFiles::find(place);
+    let has_masters = saved.has_masters() || DeepSpeedUniversal.recognises(place);
     match params? {
-        Params::Master => (files.model.len() == 1).then_some(Params::Module),
+        Params::Master => saved.has_weights().then_some(Params::Module),
         Params::Module => has_masters.then_some(Params::Master),
     }
 }
 
 /// The folder that `latest` names, if this folder holds that file and no states itself.
 fn follow_latest(storage: &Arc<dyn Storage>, place: &Place) -> Result<Option<Place>, Error> {
-    if place.file_names().any(|name| name.ends_with(MODEL_END) || name.ends_with(OPTIMIZER_END)) {
+    if place.file_names().any(is_state_file) {
         return Ok(None);
     }
     let bytes = storage.read_file(&place.folder().join(LATEST_NAME), MAX_TRACKER_BYTES)?;
@@ -140,77 +147,11 @@ fn follow_latest(storage: &Arc<dyn Storage>, place: &Place) -> Result<Option<Pla
     };
     let path = place.folder().join(name);
     let entries = storage.list_folder(&path)?;
-    if !entries.iter().any(|entry| entry.name.ends_with(MODEL_END)) {
+    if !entries.iter().any(|entry| is_model_file(&entry.name)) {
         let found = format!("`{LATEST_NAME}` names `{name}`, which holds no DeepSpeed states");
         return Err(Error::NotACheckpoint { path: place.path().to_owned(), found, converter: None });
     }
     Ok(Some(Place::Folder { path, entries }))
-}
-
-/// The files of a checkpoint by rank.
-#[derive(Debug, Default)]
-struct RankFiles {
-    folder: PathBuf,
-    /// States of the module: one, or one for each rank under ZeRO-3.
-    model: BTreeMap<u32, String>,
-    /// States of the optimizer.
-    optimizer: BTreeMap<u32, String>,
-    /// A file whose name shows that tensor, pipeline or expert parallelism cuts the model itself.
-    cut: Option<String>,
-}
-
-impl RankFiles {
-    fn find(place: &Place) -> Self {
-        let mut files = Self { folder: place.folder().to_owned(), ..Self::default() };
-        for name in place.file_names() {
-            match parse_name(name) {
-                Some((States::Model, rank)) => drop(files.model.insert(rank, name.to_owned())),
-                Some((States::Optimizer, rank)) => drop(files.optimizer.insert(rank, name.to_owned())),
-                Some((States::OfACutModel, _)) => files.cut = files.cut.or_else(|| Some(name.to_owned())),
-                None => {}
-            }
-        }
-        files
-    }
-
-    fn refuse_cut(&self) -> Result<(), Error> {
-        let Some(name) = &self.cut else { return Ok(()) };
-        let found = format!(
-            "`{}` shows that the model is split by tensor, pipeline or expert parallelism; thalweg reads \
-             such a model only from a universal checkpoint (`ds_to_universal.py`)",
-            thalweg_tensor::display_name(name)
-        );
-        Err(Error::NotACheckpoint { path: self.folder.clone(), found, converter: None })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-}
-
-enum States {
-    Model,
-    Optimizer,
-    OfACutModel,
-}
-
-/// What a file is, and of which rank: `[bf16_]zero_pp_rank_R_mp_rank_MM_optim_states.pt`, `mp_rank_MM_model_states.pt`.
-fn parse_name(name: &str) -> Option<(States, u32)> {
-    let (stem, states) = match name.strip_suffix(MODEL_END) {
-        Some(stem) => (stem, States::Model),
-        None => (name.strip_suffix(OPTIMIZER_END)?, States::Optimizer),
-    };
-    if stem.starts_with("layer_") || stem.starts_with("expp_rank_") || stem.contains("expert") {
-        return Some((States::OfACutModel, 0));
-    }
-    let stem = stem.strip_prefix("bf16_").unwrap_or(stem);
-    let stem = stem.strip_prefix("fp16_").unwrap_or(stem);
-    let (rank, model_rank) = match stem.strip_prefix("zero_pp_rank_") {
-        Some(rest) => rest.split_once("_mp_rank_")?,
-        None => ("0", stem.strip_prefix("mp_rank_")?),
-    };
-    let (rank, model_rank) = (rank.parse().ok().filter(|rank| *rank < MAX_RANKS)?, model_rank.parse::<u32>().ok()?);
-    Some((if model_rank == 0 { states } else { States::OfACutModel }, rank))
 }
 
 /// One opened file.
@@ -250,12 +191,25 @@ fn open_zero(
     options: &ReadOptions,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
-    let files = RankFiles::find(place);
-    files.refuse_cut()?;
-    if options.params == Some(Params::Module) || files.optimizer.is_empty() && options.params.is_none() {
-        return open_module(storage, (&files, !files.optimizer.is_empty()), options, cache);
+    let saved = SavedFiles::find(place);
+    let Some(files) = saved.uncut() else { return cut::open_cut(storage, &saved, options, cache) };
+    if reads_module(options, &saved) {
+        return open_module(storage, (files, !files.optimizer.is_empty()), Some(&saved), options, cache);
     }
-    masters::open_masters(storage, &files, options, cache)
+    match masters::open_masters(storage, files, options, cache) {
+        Err(Error::NoMasters { .. }) if options.params.is_none() => {
+            open_module(storage, (files, false), Some(&saved), options, cache)
+        }
+        opened => opened,
+    }
+}
+
+/// Whether the module's weights are read, and not the masters.
+fn reads_module(options: &ReadOptions, saved: &SavedFiles) -> bool {
+    match options.params {
+        Some(params) => params == Params::Module,
+        None => !saved.has_masters(),
+    }
 }
 
 /// The name of a moment of a parameter.
@@ -265,20 +219,25 @@ fn moment_name(moment: &str, param: &str) -> String {
 
 fn first_model(storage: &Arc<dyn Storage>, files: &RankFiles) -> Result<Opened, Error> {
     let Some(name) = files.model.get(&0) else {
-        let faults = vec![UnfinishedFault::MissingShard { file: "mp_rank_00_model_states.pt".to_owned() }];
+        let faults = vec![UnfinishedFault::MissingShard { file: files.model_name() }];
         return Err(Error::Unfinished { path: files.folder.clone(), faults });
     };
     Opened::open(storage, &files.path(name), name)
 }
 
-/// The module's own weights, in the element type in which the model computes.
+/// The module's own weights, in the element type in which the model computes. `with_experts` are all files, if experts
+/// have separate files.
 fn open_module(
     storage: &Arc<dyn Storage>,
     (files, has_masters): (&RankFiles, bool),
+    with_experts: Option<&SavedFiles>,
     options: &ReadOptions,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let model = first_model(storage, files)?;
+    if let Some(saved) = with_experts {
+        cut::check_experts(saved, model.root())?;
+    }
     if files.model.len() > 1 {
         return Err(Error::NoModuleWeights { path: model.file.path.clone() });
     }

@@ -9,27 +9,52 @@ use super::super::stated_step::{StatedStep, compare_step, step_in_name};
 use super::super::torch::tensor::{Found, read_tensor};
 use super::{Opened, RankFiles, broken, groups_of_state, place_of};
 use crate::error::storage_error;
+use crate::format::OpenFile;
 use crate::pickle::Value;
 use crate::{Error, Note};
 
 /// How DeepSpeed names the folder of a step.
 const FOLDER_START: &str = "global_step";
 
+/// What an optimizer counts, and its file.
+#[derive(Debug, Clone)]
+pub(super) struct Count {
+    pub(super) step: f64,
+    file: OpenFile,
+}
+
 /// Checks that the optimizers of all ranks are at the same step, and returns it. A file of another save, left by an
 /// interrupted save or a wrong copy, has the same names and shapes.
-pub(super) fn check_steps(ranks: &[Opened]) -> Result<Option<f64>, Error> {
-    let mut known: Option<(f64, &Opened)> = None;
+pub(super) fn check_steps(ranks: &[Opened]) -> Result<Option<Count>, Error> {
+    let mut known = None;
     for rank in ranks {
-        let Some(found) = optimizer_step(rank)? else { continue };
-        let (wanted, first) = *known.get_or_insert((found, rank));
-        if found.to_bits() != wanted.to_bits() {
-            let first = display_name(&first.file.name);
-            return Err(
-                rank.broken(format!("its optimizer is at step {found}, but that of `{first}` is at step {wanted}"))
-            );
-        }
+        let Some(step) = optimizer_step(rank)? else { continue };
+        check_same_count(&mut known, Some(Count { step, file: rank.file.clone() }))?;
     }
-    Ok(known.map(|(step, _)| step))
+    Ok(known)
+}
+
+/// Checks that a count is the known one, which it becomes if there is none.
+pub(super) fn check_same_count(known: &mut Option<Count>, found: Option<Count>) -> Result<(), Error> {
+    let Some(found) = found else { return Ok(()) };
+    let first = known.get_or_insert_with(|| found.clone());
+    if found.step.to_bits() == first.step.to_bits() {
+        return Ok(());
+    }
+    let (name, wanted, found_step) = (display_name(&first.file.name), first.step, found.step);
+    let reason = format!("its optimizer is at step {found_step}, but that of `{name}` is at step {wanted}");
+    Err(broken(&found.file.path, reason))
+}
+
+/// Checks that two files of the module's state are at the same step.
+pub(super) fn check_same_step(first: &Opened, other: &Opened) -> Result<(), Error> {
+    match (model_steps(first), model_steps(other)) {
+        (Some((step, _)), Some((found, _))) if found != step => {
+            let first = display_name(&first.file.name);
+            Err(other.broken(format!("it is from step {found}, but `{first}` is from step {step}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The optimizer's step count of a rank, if the state has one: a number, or an F32 tensor of one element.
@@ -72,11 +97,7 @@ pub(super) fn note_step(
     let Some((step, n_skipped)) = model_steps(model) else { return Ok(None) };
     // Under ZeRO-3 each rank has such a file.
     for name in files.model.values().filter(|name| **name != model.file.name) {
-        let other = Opened::open(storage, &files.path(name), name)?;
-        if let Some((found, _)) = model_steps(&other).filter(|(found, _)| *found != step) {
-            let first = display_name(&model.file.name);
-            return Err(other.broken(format!("it is from step {found}, but `{first}` is from step {step}")));
-        }
+        check_same_step(model, &Opened::open(storage, &files.path(name), name)?)?;
     }
     let name_step = step_in_name(&files.folder, &[FOLDER_START]);
     let counted = match optimizer_step {

@@ -30,7 +30,7 @@ use self::error::TorchError;
 use self::folder::{Entrance, FILE_ENDS, choose_entrance, is_torch_name};
 pub(crate) use self::folder::{files_by_name, is_saved_name};
 pub(crate) use self::state_dict::{NameBudget, most_names};
-use self::state_dict::{StateDict, all_tensors, find_state_dict};
+use self::state_dict::{StateDict, all_as_named, all_tensors, find_state_dict};
 use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};
 use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, npz};
 use crate::error::storage_error;
@@ -272,6 +272,16 @@ pub(crate) fn content_under(
     budget: &mut NameBudget,
 ) -> Result<FileContent, TorchError> {
     place_all(torch_file, file, file_idx, all_tensors(value, budget)?)
+}
+
+/// Every tensor below a value, named by its path, from which nothing is removed; it is not an error if there are none.
+pub(crate) fn content_as_named(
+    torch_file: &TorchFile,
+    file: &dyn ReadAt,
+    file_idx: u32,
+    value: Value<'_>,
+) -> Result<FileContent, TorchError> {
+    place_all(torch_file, file, file_idx, all_as_named(value, &mut NameBudget::new(value))?)
 }
 
 fn place_entry(

@@ -148,9 +148,15 @@ fn add_optimizer<'a>(
 
 /// Every tensor below a value, without a choice.
 pub(super) fn all_tensors<'a>(value: Value<'a>, budget: &mut NameBudget) -> Result<StateDict<'a>, TorchError> {
+    let mut found = all_as_named(value, budget)?;
+    found.strip_names(false);
+    Ok(found)
+}
+
+/// Every tensor below a value, without a choice, under its whole path.
+pub(super) fn all_as_named<'a>(value: Value<'a>, budget: &mut NameBudget) -> Result<StateDict<'a>, TorchError> {
     let mut found = StateDict::default();
     flatten(value, &mut found, budget)?;
-    found.strip_names(false);
     Ok(found)
 }
 
