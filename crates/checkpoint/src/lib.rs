@@ -90,7 +90,7 @@ pub use template::{
 };
 pub use to_huggingface::{
     ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, check_torchtitan_names,
-    llama_heads, naming_of, open_assets,
+    huggingface_name, llama_heads, naming_of, open_assets,
 };
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};
 pub use zip_directory::ZipError;

@@ -77,11 +77,20 @@ fn long_version() -> &'static str {
     &TEXT
 }
 
+/// What a script learns from the exit code.
+pub(crate) const EXIT_CODES: [(u8, &str); 4] = [
+    (0, "done"),
+    (1, "the answer is no, such as a difference that `verify` found"),
+    (2, "an error"),
+    (130, "interrupted; rerun the command to resume"),
+];
+
 const EXAMPLES: &str = "\
 Examples:
   thalweg inspect runs/my-run                    what a run holds, and what would block a merge
   thalweg merge runs/my-run --last 10 -o merged  the plain mean of the newest ten checkpoints
-  thalweg verify merged --inputs                 does it still match its receipt?";
+  thalweg verify merged --inputs                 does it still match its receipt?
+Exit codes: 0 done, 1 the answer is no (`verify` found a difference), 2 an error, 130 interrupted";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -140,7 +149,7 @@ pub(crate) enum Command {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
-    /// Print one JSON document; everything else goes to standard error
+    /// Print the result, or the error, as JSON; all else goes to standard error
     #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) json: bool,
     /// Print only results and errors
@@ -292,8 +301,8 @@ pub(crate) struct SchemeArgs {
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct FileArgs {
-    /// Element type of floating tensors; any but same also reads FP8 weights with block scales as the values that they
-    /// stand for
+    /// Element type of floating tensors, also by the names float32, fp32, float, bfloat16, float16, fp16 and half; any
+    /// but same also reads FP8 weights with block scales as the values that they stand for
     #[arg(long, value_parser = format::dtype(), default_value = "same", ignore_case = true)]
     pub(crate) dtype: OutputDtype,
     /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard
@@ -321,9 +330,9 @@ pub(crate) struct HuggingFaceArgs {
     /// `--rename` applies before it, `--drop` after it
     #[arg(long)]
     pub(crate) to_huggingface: bool,
-    /// Folder with the model's `config.json`, which says how many heads it has, and its tokenizer, which is copied
+    /// Folder with the model's `config.json` and tokenizer, which are copied: for checkpoints without, such as FSDP's
     /// [default: what is beside the tensors]
-    #[arg(long, alias = "hf-assets-path", value_name = "DIR", requires = "to_huggingface")]
+    #[arg(long, alias = "hf-assets-path", value_name = "DIR")]
     pub(crate) hf_assets: Option<PathBuf>,
 }
 

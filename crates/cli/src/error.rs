@@ -1,5 +1,9 @@
 //! Errors as the user meets them.
 
+use std::path::{Path, PathBuf};
+
+use thalweg_tensor::shell_path;
+
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -28,6 +32,9 @@ pub(crate) enum Error {
     Signal(std::io::Error),
     #[error("cannot start threads: {0}")]
     Threads(rayon::ThreadPoolBuildError),
+    /// A path that does not exist, where one of nearly the same name does.
+    #[error("{error}")]
+    Near { error: Box<Self>, near: PathBuf },
     /// What failed after a stop was asked for.
     #[error(transparent)]
     Stopped(Box<Self>),
@@ -43,6 +50,58 @@ impl Error {
     /// The same, for a command of which a stop was asked.
     pub(crate) fn when_stopped(self) -> Self {
         if self.exit_code() == 130 { self } else { Self::Stopped(Box::new(self)) }
+    }
+
+    /// The same, for a path that most likely means `near`.
+    pub(crate) fn when_near(self, near: PathBuf) -> Self {
+        Self::Near { error: Box::new(self), near }
+    }
+
+    /// The path at which the user expects something and nothing is.
+    pub(crate) fn missing_path(&self) -> Option<&Path> {
+        use thalweg_checkpoint::Error as Checkpoint;
+        use thalweg_study::Error as Study;
+        use thalweg_trajectory::Error as Run;
+        match self {
+            Self::Trajectory(Run::NotFound { path })
+            | Self::Study(
+                Study::Trajectory(Run::NotFound { path })
+                | Study::Checkpoint(Checkpoint::NotFound { path })
+                | Study::Merge(thalweg_merge::Error::Checkpoint(Checkpoint::NotFound { path })),
+            )
+            | Self::Checkpoint(Checkpoint::NotFound { path })
+            | Self::Merge(thalweg_merge::Error::Checkpoint(Checkpoint::NotFound { path })) => Some(path.as_path()),
+            Self::Trajectory(Run::NotCached { name, revision: None })
+            | Self::Study(Study::Trajectory(Run::NotCached { name, revision: None })) => Some(Path::new(name)),
+            _ => None,
+        }
+        .or_else(|| self.storage().filter(|error| error.is_not_found()).and_then(thalweg_storage::Error::path))
+    }
+
+    /// What the storage refused.
+    fn storage(&self) -> Option<&thalweg_storage::Error> {
+        use thalweg_study::Error as Study;
+        use {
+            thalweg_checkpoint::Error as Checkpoint, thalweg_eval::Error as Eval, thalweg_lab::Error as Lab,
+            thalweg_merge::Error as Merge, thalweg_trajectory::Error as Run,
+        };
+        match self {
+            Self::Storage(error)
+            | Self::Checkpoint(Checkpoint::Storage(error))
+            | Self::Trajectory(Run::Storage(error))
+            | Self::Eval(Eval::Storage(error))
+            | Self::Merge(Merge::Storage(error))
+            | Self::Lab(Lab::Storage(error))
+            | Self::Study(
+                Study::Storage(error)
+                | Study::Checkpoint(Checkpoint::Storage(error))
+                | Study::Trajectory(Run::Storage(error))
+                | Study::Eval(Eval::Storage(error))
+                | Study::Merge(Merge::Storage(error))
+                | Study::Lab(Lab::Storage(error)),
+            ) => Some(error),
+            _ => None,
+        }
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {
@@ -65,6 +124,7 @@ impl Error {
             Self::Study(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Storage(error) => error.hint().map(str::to_owned),
+            Self::Near { near, .. } => Some(format!("did you mean `{}`?", shell_path(near))),
             Self::Stopped(error) => error.hint(),
             Self::StandardOutput(_) | Self::Signal(_) | Self::Threads(_) => None,
         }
@@ -79,8 +139,28 @@ impl Error {
             | Self::Merge(thalweg_merge::Error::Checkpoint(error))
             | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
             Self::Usage { details, .. } => details.clone(),
-            Self::Stopped(error) => error.details(),
+            Self::Near { error, .. } | Self::Stopped(error) => error.details(),
             _ => Vec::new(),
+        }
+    }
+
+    /// The name of the situation, for programs: that of the innermost variant.
+    pub(crate) fn reason(&self) -> String {
+        if let Self::Near { error, .. } | Self::Stopped(error) = self {
+            return error.reason();
+        }
+        let text = format!("{self:?}");
+        let mut rest = &*text;
+        loop {
+            let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+            let (name, after) = rest.split_at(end);
+            // A variant with one nameless value, which is another enum's variant.
+            match after.strip_prefix('(').filter(|inner| inner.starts_with(char::is_uppercase)) {
+                Some(inner) => rest = inner,
+                // As in Python, a request that makes no sense is one kind of error wherever it is found out.
+                None if name == "Request" => return "Usage".to_owned(),
+                None => return name.to_owned(),
+            }
         }
     }
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
-use thalweg_eval::check_sound;
 use thalweg_eval::external::{ExternalResults, find_results, read_results_file};
+use thalweg_eval::{RESULTS_EXAMPLE, check_sound};
 use thalweg_merge::context::RunContext;
 use thalweg_storage::Storage;
 use thalweg_tensor::shell_path;
@@ -137,7 +137,7 @@ pub(crate) fn score_one(
     let file = find_results(storage, out)?.ok_or_else(|| {
         Error::usage_with_hint(
             format!("the command succeeded for `{}` but wrote no results to {{out}}", path.display()),
-            "make it write a JSON file to `{out}` itself, or into a folder of that name",
+            format!("make it write a JSON file, such as `{RESULTS_EXAMPLE}`, to `{{out}}` itself or into a folder of that name"),
         )
     })?;
     Ok(read_results_file(storage, &file)?)

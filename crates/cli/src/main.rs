@@ -11,6 +11,7 @@ mod merge_shares;
 mod merged;
 mod messages;
 mod meter;
+mod near_path;
 mod notify;
 mod options;
 mod pace;
@@ -35,6 +36,7 @@ use std::process::ExitCode;
 use crate::args::{Arguments, Command, ReadArgs};
 use crate::command::Outcome;
 use crate::messages::Messages;
+use crate::near_path::nearest_path;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_study::request::read_rename_map;
 
@@ -55,8 +57,14 @@ fn run(arguments: &Arguments, reading: ReadArgs, messages: &Messages) -> Result<
         world.reading.rename = read_rename_map(&*world.storage, &path)?;
     }
     // What fails once a stop was asked for, such as a request that was not waited for, failed because of it.
-    run_command(arguments, &world, messages)
-        .map_err(|error| if world.is_stopping() { error.when_stopped() } else { error })
+    run_command(arguments, &world, messages).map_err(|error| match error.missing_path() {
+        _ if world.is_stopping() => error.when_stopped(),
+        Some(missing) => match nearest_path(&*world.storage, missing) {
+            Some(near) => error.when_near(near),
+            None => error,
+        },
+        None => error,
+    })
 }
 
 fn run_command(arguments: &Arguments, world: &host::World<'_>, messages: &Messages) -> Result<Outcome, error::Error> {

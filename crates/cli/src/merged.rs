@@ -81,7 +81,7 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
 }
 
 /// A path as a user would type it: relative where it is below the current folder.
-fn from_here(path: &Path) -> PathBuf {
+pub(crate) fn from_here(path: &Path) -> PathBuf {
     let below = std::env::current_dir().ok().and_then(|here| Some(path.strip_prefix(here).ok()?.to_owned()));
     below.filter(|below| !below.as_os_str().is_empty()).unwrap_or_else(|| path.to_owned())
 }

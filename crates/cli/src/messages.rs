@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::ColorChoice;
@@ -59,6 +60,8 @@ pub(crate) struct Messages {
     notes: Notes,
     /// The first error of standard output.
     output_fault: Mutex<Option<std::io::Error>>,
+    /// Whether standard output holds the document that is the result.
+    has_document: AtomicBool,
 }
 
 impl Messages {
@@ -69,7 +72,8 @@ impl Messages {
             ColorChoice::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         };
         let notes = Notes { quiet: global.quiet, color, bar: Arc::default() };
-        Self { json: global.json, verbose: global.verbose, notes, output_fault: Mutex::new(None) }
+        let has_document = AtomicBool::new(false);
+        Self { json: global.json, verbose: global.verbose, notes, output_fault: Mutex::new(None), has_document }
     }
 
     /// Whether the result is wanted as one JSON document.
@@ -88,6 +92,7 @@ impl Messages {
     pub(crate) fn json(&self, document: &Value) {
         if self.json {
             let text = serde_json::to_string_pretty(document).unwrap_or_default();
+            self.has_document.store(true, Ordering::Relaxed);
             self.stdout(&format!("{text}\n"));
         }
     }
@@ -179,12 +184,20 @@ impl Messages {
                 for line in error.details() {
                     self.notes.write(&format!("  {}\n", shown(line)));
                 }
-                if let Some(hint) = error.hint() {
-                    let lacking = lacking_options(&hint);
+                let hint = error.hint();
+                let lacking = hint.as_deref().and_then(lacking_options);
+                if let Some(hint) = &hint {
                     self.notes.write(&format!("{} {}\n", self.notes.paint("32", "hint:"), shown(hint)));
-                    if let Some(lacking) = lacking {
-                        self.notes.write(&format!("{} {}\n", self.notes.paint("36", "note:"), shown(lacking)));
-                    }
+                }
+                if let Some(lacking) = &lacking {
+                    self.notes.write(&format!("{} {}\n", self.notes.paint("36", "note:"), shown(lacking)));
+                }
+                if self.json && !self.has_document.load(Ordering::Relaxed) {
+                    let hint = hint.map(|hint| lacking.map_or(hint.clone(), |lacking| format!("{hint}; {lacking}")));
+                    write_error_document(
+                        (&error.reason(), error.exit_code()),
+                        (&error.to_string(), error.details(), hint),
+                    );
                 }
                 ExitCode::from(error.exit_code())
             }
@@ -201,10 +214,25 @@ pub(crate) fn document_of(kind: &str, result: &impl Serialize) -> Value {
     document
 }
 
+/// The error as the document that a program reads from standard output, where `--json` asks for one and no result is
+/// there. It is one line, so that it may follow lines of results.
+fn write_error_document((reason, exit_code): (&str, u8), (error, details, hint): (&str, Vec<String>, Option<String>)) {
+    let document = json!({
+        "kind": "thalweg-error", "version": 1, "exit_code": exit_code, "reason": reason, "error": error,
+        "details": details, "hint": hint,
+    });
+    // The exit code says that the command failed; standard error has the text.
+    let _ = write_stdout(&format!("{document}\n"));
+}
+
 /// Prints what clap has to say instead of running a command: help, the version, or what is wrong with the arguments.
 pub(crate) fn finish_without_command(answer: &clap::Error) -> ExitCode {
     if answer.use_stderr() {
         let _ = answer.print();
+        if std::env::args_os().any(|word| word == "--json") {
+            let (error, details, hint) = usage_parts(&answer.render().to_string());
+            write_error_document(("Usage", 2), (&error, details, hint));
+        }
         return ExitCode::from(2);
     }
     let text = answer.render();
@@ -216,6 +244,16 @@ pub(crate) fn finish_without_command(answer: &clap::Error) -> ExitCode {
         }
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// What the parser says is wrong, the lines that follow, and its tip or else how the command is used.
+fn usage_parts(text: &str) -> (String, Vec<String>, Option<String>) {
+    let parts: Vec<&str> = text.split("\n\n").map(str::trim).collect();
+    let find = |start: &str| parts.iter().find_map(|part| part.strip_prefix(start)).map(str::to_owned);
+    let usage = find("Usage: ").map(|usage| format!("usage: {usage}"));
+    let said = find("error: ").unwrap_or_else(|| text.trim().to_owned());
+    let mut lines = said.lines().map(|line| line.trim().to_owned());
+    (lines.next().unwrap_or_default(), lines.collect(), find("tip: ").or(usage))
 }
 
 /// A text that is safe to print: paths and names come from untrusted files and could hold control sequences.

@@ -14,6 +14,7 @@ use thalweg_tensor::counted;
 
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::from_here;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
 
@@ -68,7 +69,7 @@ fn describe_output(text: &mut String, output: &OutputPlan) {
         "{} of {} into `{}`",
         output.scheme,
         counted(checkpoints.len(), "checkpoint"),
-        output.path.display()
+        from_here(&output.path).display()
     );
     let _ = writeln!(text, "{:>12} {:>10} {:>14}  checkpoint", "step", "tokens", "coefficient");
     let n_sources = checkpoints.len();

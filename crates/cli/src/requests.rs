@@ -144,7 +144,8 @@ pub(crate) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
+    use thalweg_merge::plan::OutputDtype;
     use thalweg_merge::recipe::{RecipeKind, parse_recipe};
     use thalweg_study::request::OPTION_NAMES;
 
@@ -168,5 +169,12 @@ mod tests {
             }
         }
         assert!(n_options >= 9, "{n_options}");
+        for (name, _) in OutputDtype::NAMES {
+            assert!(parse_recipe(&format!("run = \"a\"\ndtype = \"{name}\"\n"), RecipeKind::Toml).is_ok(), "{name}");
+            let asked = Arguments::try_parse_from(["thalweg", "plan", "a", "--dtype", name]);
+            assert!(asked.is_ok(), "{name}");
+            let help = plan.clone().render_long_help().to_string();
+            assert!(help.contains(name), "{name} is not in the help");
+        }
     }
 }

@@ -34,7 +34,10 @@ pub(crate) fn run_shell(line: &str, path: &Path, limit: Option<Seconds>, cx: &Ru
     let mut child = command.spawn().map_err(no_shell)?;
     match wait(&mut child, limit, cx).map_err(no_shell)? {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Error::usage(format!("the command failed for `{}`: {status}", path.display()))),
+        Ok(status) => Err(Error::usage_with_hint(
+            format!("the command failed for `{}`: {status}", path.display()),
+            "what it printed is above; run it on this checkpoint by hand, with paths for `{checkpoint}` and `{out}`",
+        )),
         Err(Cut::Interrupted) => Err(thalweg_merge::Error::Interrupted.into()),
         Err(Cut::TimeOver(Seconds(seconds))) => Err(Error::usage_with_hint(
             format!("the command took longer than {seconds} s for `{}` and was stopped", path.display()),

@@ -199,6 +199,14 @@ pub enum Error {
         /// What differs.
         what: String,
     },
+    /// The results of another program are in no known form.
+    #[error("results `{}`: {what}", path.display())]
+    ResultsForm {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The results of another program do not read.
     #[error("results `{}`: {what}", path.display())]
     ResultsInvalid {
@@ -208,6 +216,10 @@ pub enum Error {
         what: String,
     },
 }
+
+/// Results in the plainest form, as a program writes them for `--eval-command`.
+pub const RESULTS_EXAMPLE: &str =
+    r#"[{"task": "piqa", "value": 0.71, "stderr": 0.01, "n": 1838, "higher_is_better": true}]"#;
 
 impl Error {
     /// What to do next, where there is something.
@@ -220,6 +232,11 @@ impl Error {
                 || format!("known are {}", known.join(", ")),
                 |nearest| format!("did you mean `{nearest}`?"),
             )),
+            Self::ConfigMissing { .. } => Some(
+                "copy the model's Hugging Face `config.json` beside the checkpoint, or score with another program: \
+                 `--eval-command 'score.py {checkpoint} {out}'`"
+                    .to_owned(),
+            ),
             Self::TokenizerMissing { .. } => {
                 Some("copy it beside the checkpoint, or name one with `--tokenizer FILE`".to_owned())
             }
@@ -228,7 +245,7 @@ impl Error {
             }
             Self::NoStartToken { .. } => Some("name it in the suite: `start = \"<|endoftext|>\"`".to_owned()),
             Self::ContextTooLong { max_positions, .. } => {
-                Some(format!("`context_length = {max_positions}` or less in the suite"))
+                Some(format!("set `context_length = {max_positions}` or less in the suite, or `\"auto\"`"))
             }
             Self::NonFiniteParams { .. } => {
                 Some("leave this checkpoint out; the run diverged, or the file is damaged".to_owned())
@@ -242,6 +259,9 @@ impl Error {
             Self::EmptySet { .. } => Some("set the task's `file` to a file that has rows".to_owned()),
             Self::WrongRole { wanted, .. } => {
                 Some(format!("name a suite with `role = \"{wanted}\"`, or change the role in this one"))
+            }
+            Self::ResultsForm { .. } => {
+                Some(format!("write a list such as `{RESULTS_EXAMPLE}`, or the results of lm-evaluation-harness"))
             }
             Self::SharedSet { .. } => {
                 Some("choose on a validation part and report on a test part (`where` can select them)".to_owned())

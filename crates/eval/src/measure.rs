@@ -24,6 +24,15 @@ impl TaskKind {
     pub const ALL: [Self; 7] =
         [Self::Text, Self::Choice, Self::Pair, Self::Partial, Self::LastWord, Self::Gold, Self::EntitySpans];
 
+    /// How far windows over long texts advance, unless the suite says it: texts are cut into windows that touch, and
+    /// tokens after a context see at least half a window.
+    pub(crate) const fn stride_in(self, context_length: usize) -> usize {
+        match self {
+            Self::Text => context_length,
+            _ => context_length.div_ceil(2),
+        }
+    }
+
     /// The name in a suite.
     pub const fn name(self) -> &'static str {
         match self {

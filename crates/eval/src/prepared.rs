@@ -135,6 +135,16 @@ impl PreparedSuite {
     }
 }
 
+/// How many tokens the model of a config sees.
+///
+/// # Errors
+/// `Model` for a config that is not understood.
+pub fn max_positions(config: &Value, checkpoint: &Path) -> Result<usize, Error> {
+    let model = ModelConfig::from_json(config);
+    let model = model.map_err(|source| Error::Model { path: checkpoint.to_owned(), source: source.into() })?;
+    Ok(model.max_positions)
+}
+
 impl PreparedTask {
     pub(crate) fn n_tokens(&self, context_length: usize) -> u64 {
         let windows = self.texts.iter().flat_map(|text| text.windows(context_length));

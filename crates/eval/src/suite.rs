@@ -2,6 +2,7 @@
 //!
 //! A suite is read whole: its rows are in memory, its digest covers every file. It does not know tokens or models.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ pub(crate) const SUITE_VERSION: i64 = 1;
 const SUITE_KEYS: &[&str] = &["kind", "version", "name", "role", "context_length", "start", "start_token", "task"];
 const TASK_KEYS: &[&str] =
     &["name", "kind", "file", "limit", "where", "measures", "delimiter", "fewshot", "stride", "cut_tokens", "split_on"];
+/// Tokens that a model sees at most where the suite leaves it open.
+const AUTO_CONTEXT: usize = 512;
 /// The largest suite file.
 const MAX_SUITE_BYTES: u64 = 1 << 20;
 
@@ -91,6 +94,7 @@ pub struct Suite {
     pub role: Option<SuiteRole>,
     /// Tokens that a model may see before and at each scored token.
     pub context_length: usize,
+    context: Context,
     /// The token that is put before texts.
     pub start: Start,
     /// Before which texts it is put.
@@ -128,6 +132,24 @@ pub struct Task {
     pub rows: Vec<Row>,
     /// BLAKE3 of everything above that decides scores.
     pub digest: Digest,
+    stated: Stated,
+}
+
+/// What a task of a suite says that its digest holds and scoring does not need.
+#[derive(Debug, Clone)]
+struct Stated {
+    stride: Option<usize>,
+    limit: Option<usize>,
+    split_on: Option<String>,
+}
+
+/// Who says how many tokens a model may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Context {
+    /// The suite.
+    Given,
+    /// The models: as many as all of them see, up to [`AUTO_CONTEXT`].
+    Auto,
 }
 
 impl Suite {
@@ -175,7 +197,14 @@ impl Suite {
                 version.map_or_else(|| "no version".to_owned(), |version| version.to_string()),
             )));
         }
-        let context_length = fields.count("context_length")?.ok_or_else(|| fields.missing("context_length"))?;
+        let context = match table.get("context_length").and_then(toml::Value::as_str) {
+            Some("auto") => Context::Auto,
+            _ => Context::Given,
+        };
+        let context_length = match context {
+            Context::Auto => AUTO_CONTEXT,
+            Context::Given => fields.count("context_length")?.ok_or_else(|| fields.missing("context_length"))?,
+        };
         if context_length < 2 {
             return Err(invalid(format!("`context_length` is {context_length}; it must be at least 2")));
         }
@@ -185,6 +214,7 @@ impl Suite {
             path: path.to_owned(),
             role: role(&fields)?,
             context_length,
+            context,
             start: match fields.string("start")?.as_deref() {
                 None | Some("auto") => Start::Auto,
                 Some(token) => Start::Token(token.to_owned()),
@@ -205,6 +235,26 @@ impl Suite {
         }
         suite.digest = suite_digest(&suite);
         Ok(suite)
+    }
+
+    /// The suite for models that see at least `max_positions` tokens, where it leaves the context open (`"auto"`). Its
+    /// own digest stays, those of its tasks do not.
+    pub fn fit(&self, max_positions: usize) -> Cow<'_, Self> {
+        if self.context == Context::Given || max_positions >= self.context_length {
+            return Cow::Borrowed(self);
+        }
+        let mut fitted = Self { context_length: max_positions, ..self.clone() };
+        for task in &mut fitted.tasks {
+            let stride = task.stated.stride.unwrap_or_else(|| task.kind.stride_in(max_positions));
+            task.stride = stride.min(max_positions);
+            task.digest = task_digest(task, max_positions);
+        }
+        Cow::Owned(fitted)
+    }
+
+    /// Whether it is scored in a context that depends on the models.
+    pub fn has_open_context(&self) -> bool {
+        self.context == Context::Auto
     }
 
     /// The same suite with another rule for the start token, and so with another digest.
@@ -239,8 +289,9 @@ fn open_task(storage: &dyn Storage, suite: &Path, context_length: usize, table: 
     let kind = kind.ok_or_else(|| fields.unknown("kind", &kind_name, TaskKind::ALL.map(TaskKind::name).to_vec()))?;
     let folder = suite.parent().unwrap_or(Path::new(""));
     let file = folder.join(fields.string("file")?.ok_or_else(|| fields.missing("file"))?);
-    let default_stride = if kind == TaskKind::Text { context_length } else { context_length.div_ceil(2) };
-    let stride = fields.count("stride")?.unwrap_or(default_stride);
+    let stated =
+        Stated { stride: fields.count("stride")?, limit: fields.count("limit")?, split_on: fields.string("split_on")? };
+    let stride = stated.stride.unwrap_or_else(|| kind.stride_in(context_length));
     if stride == 0 || stride > context_length {
         return Err(fields.invalid(format!("`stride` is {stride}, 1 to `context_length` ({context_length}) expected")));
     }
@@ -262,11 +313,11 @@ fn open_task(storage: &dyn Storage, suite: &Path, context_length: usize, table: 
         cut_tokens,
         rows: Vec::new(),
         digest: bytes_digest(DigestKind::Blake3, b""),
+        stated: stated.clone(),
         file,
     };
-    let (limit, split_on) = (fields.count("limit")?, fields.string("split_on")?);
-    read_rows(storage, &mut task, limit, split_on.as_deref())?;
-    task.digest = task_digest(&task, context_length, limit, split_on.as_deref());
+    read_rows(storage, &mut task, stated.limit, stated.split_on.as_deref())?;
+    task.digest = task_digest(&task, context_length);
     Ok(task)
 }
 
@@ -365,7 +416,7 @@ fn is_equal(value: &Value, wanted: &str) -> bool {
     }
 }
 
-fn task_digest(task: &Task, context_length: usize, limit: Option<usize>, split_on: Option<&str>) -> Digest {
+fn task_digest(task: &Task, context_length: usize) -> Digest {
     let facts = json!({
         "name": task.name,
         "kind": task.kind.name(),
@@ -376,8 +427,8 @@ fn task_digest(task: &Task, context_length: usize, limit: Option<usize>, split_o
         "fewshot": task.fewshot_prefix,
         "stride": task.stride,
         "cut_tokens": task.cut_tokens,
-        "limit": limit,
-        "split_on": split_on,
+        "limit": task.stated.limit,
+        "split_on": task.stated.split_on,
         "context_length": context_length,
     });
     bytes_digest(DigestKind::Blake3, facts.to_string().as_bytes())

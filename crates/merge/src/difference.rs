@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde_json::Value;
+use thalweg_checkpoint::huggingface_name;
 use thalweg_tensor::{Dtype, Shape, display_name, shell_word};
 
 use crate::contents::Obstacle;
@@ -330,6 +331,10 @@ fn rename_with(rule: &str) -> String {
     format!("write the rule `{}` to a file and pass it with `--rename FILE`", display_name(rule))
 }
 
+/// For sources that are one Llama under torchtitan's names and under Hugging Face's.
+const TORCHTITAN_HINT: &str = "some sources have torchtitan's names and others Hugging Face's: `--to-huggingface` gives all of \
+     them Hugging Face's, by the `config.json` beside the newest one's tensors or that of `--hf-assets DIR`";
+
 fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<String> {
     let missing: Vec<(&str, NewestHas)> = differences
         .iter()
@@ -361,6 +366,10 @@ fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<Stri
             Relation::Experts => "choose experts of one base, and name that base",
         };
         return Some(format!("these are different models (`{key}`): {choose}"));
+    }
+    let is_missing = |name: &str| missing.iter().any(|(other, _)| *other == name);
+    if missing.iter().any(|(name, _)| huggingface_name(name).is_some_and(|name| is_missing(&name))) {
+        return Some(TORCHTITAN_HINT.to_owned());
     }
     let presence = differences.iter().filter_map(|difference| match difference {
         Difference::Presence { tensor, present, absent, .. } => Some((tensor.as_str(), &present[..], &absent[..])),
@@ -466,11 +475,13 @@ fn hint_for_shape(difference: &Difference, relation: Relation) -> Option<String>
         Difference::Tensor { rows, tensor } => {
             let (label, shape, ..) = rows.last()?;
             if rows.iter().all(|row| row.1 == *shape) {
-                return Some(
+                let others = rows.iter().filter(|row| row.2 != Dtype::F32);
+                let others: Vec<&str> = others.map(|(label, ..)| label.as_str()).collect();
+                return Some(format!(
                     "bring all sources to one element type with `thalweg convert SOURCE -o OUT --dtype f32`, then name each of them \
-                     with `-m`"
-                        .to_owned(),
-                );
+                     with `-m`; not f32 yet: {}",
+                    others.join(", ")
+                ));
             }
             Some(match relation {
                 Relation::Experts => format!(

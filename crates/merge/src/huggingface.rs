@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use thalweg_checkpoint::{
-    CONFIG_FILE_NAME, Checkpoint, ConfigFault, Error as CheckpointError, HuggingFaceAssets, LlamaHeads,
-    check_llama_config, check_torchtitan_names, llama_heads, open_assets,
+    CONFIG_FILE_NAME, Checkpoint, ConfigFault, Error as CheckpointError, HuggingFaceAssets, LlamaHeads, Naming,
+    check_llama_config, check_torchtitan_names, llama_heads, naming_of, open_assets,
 };
 use thalweg_storage::Storage;
 use thalweg_tensor::TensorCatalog;
@@ -40,22 +40,22 @@ pub(crate) fn config_of(
 }
 
 /// The heads that the config of an output states, for [`ReadOptions::to_huggingface`]. `checkpoint` is the source whose
-/// other files travel by default, not yet translated.
+/// other files travel by default, and `translated` one that gets other names: both not yet translated.
 ///
 /// # Errors
-/// `ToHuggingFace` if it is not a Llama of torchtitan; `NoHeads` without a config; `OtherConfig` if it does not
+/// `ToHuggingFace` if that is not a Llama of torchtitan; `NoHeads` without a config; `OtherConfig` if it does not
 /// describe a Llama; what opening the assets gives.
 ///
 /// [`ReadOptions::to_huggingface`]: thalweg_checkpoint::ReadOptions::to_huggingface
 pub fn heads_of_output(
     output: &OutputPlan,
-    checkpoint: &Checkpoint,
+    (checkpoint, translated): (&Checkpoint, &Checkpoint),
     storage: &dyn Storage,
 ) -> Result<LlamaHeads, Error> {
     // First: where the names are others, no config helps.
-    let names = check_torchtitan_names(checkpoint.catalog());
+    let names = check_torchtitan_names(translated.catalog());
     names.map_err(|source| CheckpointError::ToHuggingFace {
-        path: checkpoint.path().to_owned(),
+        path: translated.path().to_owned(),
         source: Box::new(source),
     })?;
     let (path, config) = needed_config(output, checkpoint, storage)?;
@@ -87,14 +87,23 @@ pub(crate) fn check_configs(
     storage: &dyn Storage,
 ) -> Result<(), Error> {
     for output in &plan.outputs {
-        let Some(heads) = output.reading.to_huggingface else { continue };
+        let heads = output.reading.to_huggingface;
         let Some(source) = named_source(output, sources) else { continue };
+        if heads.is_none() && output.policy.hf_assets.is_none() {
+            continue;
+        }
         let (path, config) = needed_config(output, &source.checkpoint, storage)?;
-        let faults = check_llama_config(&config, catalog).unwrap_or_else(|fault| vec![fault]);
+        // A folder's config without a translation may be that of any model, of which only Llama is known here.
+        if heads.is_none() && (llama_heads(&config).is_err() || naming_of(catalog) != Naming::HuggingFace) {
+            continue;
+        }
+        let mut faults = check_llama_config(&config, catalog).unwrap_or_else(|fault| vec![fault]);
+        // Features that torchtitan lacks are fine in a model that was Hugging Face's all along.
+        faults.retain(|fault| heads.is_some() || matches!(fault, ConfigFault::Differs { .. }));
         if !faults.is_empty() {
             return Err(other_config(path, &source.path, faults).into());
         }
-        if llama_heads(&config) != Ok(heads) {
+        if heads.is_some_and(|heads| llama_heads(&config) != Ok(heads)) {
             let what = format!("`{}` states different attention heads than the plan", path.display());
             return Err(Error::PlanInvalid { what });
         }

@@ -162,25 +162,42 @@ pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Element type of floating tensors in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum OutputDtype {
     /// That of the input tensor.
     #[default]
     Same,
     /// IEEE single.
-    #[serde(alias = "float32", alias = "fp32", alias = "float")]
     F32,
     /// bfloat16.
-    #[serde(alias = "bfloat16")]
     Bf16,
     /// IEEE half.
-    #[serde(alias = "float16", alias = "fp16", alias = "half")]
     F16,
     /// IEEE double: for exact sums that are merged further.
     F64,
 }
 
 impl OutputDtype {
+    /// What the types are called on a command line, in recipes and in Python. The first name of each is the usual one.
+    pub const NAMES: [(&'static str, Self); 11] = [
+        ("same", Self::Same),
+        ("f32", Self::F32),
+        ("float32", Self::F32),
+        ("fp32", Self::F32),
+        ("float", Self::F32),
+        ("bf16", Self::Bf16),
+        ("bfloat16", Self::Bf16),
+        ("f16", Self::F16),
+        ("float16", Self::F16),
+        ("fp16", Self::F16),
+        ("half", Self::F16),
+    ];
+
+    /// The type of any of these names.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, dtype)| *dtype)
+    }
+
     /// The element type of the output for a floating tensor of type `input`.
     pub fn resolve(self, input: Dtype) -> Dtype {
         match self {
@@ -190,6 +207,16 @@ impl OutputDtype {
             Self::F16 => Dtype::F16,
             Self::F64 => Dtype::F64,
         }
+    }
+}
+
+impl TryFrom<String> for OutputDtype {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        // Plans of exact sums have the widest type, which no user asks for by name.
+        let dtype = Self::named(&name).or((name == "f64").then_some(Self::F64));
+        dtype.ok_or_else(|| format!("`{name}` is not an element type: same, f32, bf16 or f16"))
     }
 }
 

@@ -211,7 +211,7 @@ impl HubFault {
     fn hint(self) -> Option<&'static str> {
         Some(match self {
             Self::NoRepository => {
-                "check the name; for a private repository, set `HF_TOKEN` to a token that may read it, or log in with `hf auth login`"
+                "check the name, which has the form `ORG/NAME`; for a private repository, set `HF_TOKEN` to a token that may read it, or log in with `hf auth login`"
             }
             Self::NotFound => "the repository has changed since it was listed: rerun the command",
             Self::Gated => {
@@ -221,7 +221,8 @@ impl HubFault {
             Self::Denied => {
                 "use a token that may read this repository, and check its permissions in the hub's settings"
             }
-            Self::Busy | Self::Unreachable => "rerun the command later: what was fetched is kept",
+            Self::Busy => "rerun the command later: what was fetched is kept",
+            Self::Unreachable => "check the network and `HF_ENDPOINT`, and rerun the command: what was fetched is kept",
             Self::Garbled => "rerun the command; if it happens again, do not trust this hub or the proxy before it",
             Self::Settings => "see docs/hub.md for the variables",
             Self::Other => return None,

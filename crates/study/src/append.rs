@@ -71,7 +71,7 @@ pub fn append_plan(request: &AppendRequest, resolver: &Resolver<'_>, cx: &RunCon
 fn open_mean(folder: &Path, cx: &RunContext<'_>) -> Result<MergeReceipt, Error> {
     const HINT: &str = "name the folder that `merge` wrote with `-o`";
     if cx.storage.file_info(folder).is_err_and(|error| error.is_not_found()) {
-        return Err(Error::request_with_hint(format!("`{}` does not exist", folder.display()), HINT));
+        return Err(thalweg_trajectory::Error::NotFound { path: folder.to_owned() }.into());
     }
     match read_receipt(folder, cx) {
         Err(thalweg_merge::Error::NoReceipt { .. }) => Err(Error::request_with_hint(

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::{
-    EvalContext, PreparedSuite, ScoreBuffers, ScoreCache, Subject, Suite, TokenizerFiles, cached_scores,
+    EvalContext, PreparedSuite, ScoreBuffers, ScoreCache, Subject, Suite, TokenizerFiles, cached_scores, max_positions,
     score_suite_with,
 };
 use thalweg_merge::Coefficients;
@@ -89,7 +89,8 @@ impl<'a> EngineEvaluator<'a> {
         let mut prepared = Vec::new();
         for suite in suites {
             let row = SuiteRow::from(suite);
-            let suite = PreparedSuite::new(suite, &tokenizer, &config, like)?;
+            let suite = suite.fit(max_positions(&config, like)?);
+            let suite = PreparedSuite::new(&suite, &tokenizer, &config, like)?;
             let needed_bytes = Subject::needed_bytes(like, &config, &suite)?;
             if needed_bytes > eval.memory_bytes {
                 let (path, limit_bytes) = (like.to_owned(), eval.memory_bytes);

@@ -85,7 +85,7 @@ pub fn read_study(storage: &dyn Storage, folder: &Path) -> Result<StudyRecord, E
     Ok(study_of_watch(&rows, run))
 }
 
-fn read_record(storage: &dyn Storage, path: &Path) -> Result<StudyRecord, Error> {
+pub(crate) fn read_record(storage: &dyn Storage, path: &Path) -> Result<StudyRecord, Error> {
     let bytes = storage.read_file(path, MAX_RECORD_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| {
         Error::request_with_hint(

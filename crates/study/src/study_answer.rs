@@ -30,6 +30,11 @@ pub fn answer_text(record: &StudyRecord) -> String {
     std::iter::once(format!("{}.", answer.word)).chain(rest).collect::<Vec<_>>().join(" ")
 }
 
+/// The first words of it, such as `Merging helps by 0.144 nats per token`.
+pub fn answer_word(record: &StudyRecord) -> String {
+    find_answer(&StudyView::new(record)).word
+}
+
 /// The words hold no more than the numbers do.
 pub(crate) fn find_answer(view: &StudyView<'_>) -> StudyAnswer {
     let record = view.record;

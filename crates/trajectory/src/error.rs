@@ -144,6 +144,8 @@ pub enum Error {
     BadWindow {
         /// Why not.
         reason: String,
+        /// What to ask for instead.
+        hint: &'static str,
     },
     /// Fewer checkpoints than the window needs.
     #[error(
@@ -419,6 +421,7 @@ impl Error {
     /// The hints that do not depend on the facts.
     fn plain_hint(&self) -> Option<&'static str> {
         Some(match self {
+            Self::BadWindow { hint, .. } => hint,
             Self::NoTokensPerStep => "leave it out, or give the tokens of one optimizer step, such as `4M`",
             Self::IdleLogOption { .. } => "name the log with `--log PATH`, or leave the option out",
             Self::IsCheckpoint { .. } => {

@@ -37,7 +37,8 @@ pub fn hub_cache_root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<Pat
 /// exists is taken as it is, `@` or not.
 ///
 /// # Errors
-/// `NotFound` if nothing is there; `RevisionNotFound` with the revisions that are there; `BadRevision`; `Storage`.
+/// `NotFound` if nothing is there; `NotCached` for the name of a repository; `RevisionNotFound` with the revisions that
+/// are there; `BadRevision`; `Storage`.
 pub fn resolve_reference(
     storage: &Arc<dyn Storage>,
     reference: &str,
@@ -57,11 +58,12 @@ pub fn resolve_reference(
         let cached = cache_root.zip(repository_folder_name(base)).map(|(root, name)| root.join(name));
         match cached {
             Some(folder) if exists(storage, &folder)? => folder,
-            Some(_) => {
+            // One word alone is a mistyped path far more often than one of the few repositories without an owner.
+            Some(_) if revision.is_some() || base.contains('/') => {
                 let revision = revision.map(str::to_owned);
                 return Err(Error::NotCached { name: base.to_owned(), revision });
             }
-            None => return Err(Error::NotFound { path: PathBuf::from(base) }),
+            _ => return Err(Error::NotFound { path: PathBuf::from(base) }),
         }
     };
     match revision {

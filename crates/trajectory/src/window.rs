@@ -272,12 +272,16 @@ fn advice(checkpoints: &[TrajectoryCheckpoint]) -> String {
     hints.next_back().unwrap_or("copy the checkpoints again").to_owned()
 }
 
-fn bad(reason: &str) -> Error {
-    Error::BadWindow { reason: reason.to_owned() }
+fn bad(reason: impl Into<String>, hint: &'static str) -> Error {
+    Error::BadWindow { reason: reason.into(), hint }
 }
 
 fn at_least_one(n_checkpoints: usize) -> Result<usize, Error> {
-    if n_checkpoints == 0 { Err(bad("a window of 0 checkpoints is empty")) } else { Ok(n_checkpoints) }
+    if n_checkpoints == 0 {
+        Err(bad("a window of 0 checkpoints is empty", "ask for at least 1 checkpoint"))
+    } else {
+        Ok(n_checkpoints)
+    }
 }
 
 /// The finished checkpoints, one for each step; places are indexes into it.
@@ -335,7 +339,8 @@ impl<'a> Pool<'a> {
     fn tokens(&self) -> Result<Vec<(u64, u64)>, Error> {
         if self.trajectory.notes.contains(&TrajectoryNote::EpochsForSteps) {
             return Err(bad(
-                "the names count epochs, whose tokens are unknown: select by steps, which mean epochs here",
+                "the names count epochs, whose tokens are unknown",
+                "select by steps, which mean epochs here",
             ));
         }
         let mut tokens: Vec<(u64, u64)> = Vec::with_capacity(self.finished.len());
@@ -404,7 +409,10 @@ impl<'a> Pool<'a> {
     /// Back from `end_idx` at equal intervals.
     fn grid(&self, end_idx: usize, n_checkpoints: usize, interval: Extent) -> Result<Vec<usize>, Error> {
         if interval.amount() == 0 {
-            return Err(bad("the interval must be above 0"));
+            return Err(bad(
+                "the interval must be above 0",
+                "`--last N` takes the newest N checkpoints, whatever lies between them",
+            ));
         }
         let mut chosen = vec![end_idx];
         match interval {
@@ -448,7 +456,10 @@ impl<'a> Pool<'a> {
     fn duration(&self, duration: Extent, n: Option<usize>, end: WindowEnd) -> Result<Vec<usize>, Error> {
         let end_idx = self.end(end)?;
         if duration.amount() == 0 {
-            return Err(bad("the duration must be above 0"));
+            return Err(bad(
+                "the duration must be above 0",
+                "give the length of the window, or choose it by `--last N`",
+            ));
         }
         self.check_duration(duration, end_idx)?;
         let Some(n) = n else {
@@ -460,12 +471,15 @@ impl<'a> Pool<'a> {
         };
         let n_intervals = u64::try_from(n).ok().and_then(|n| n.checked_sub(1)).filter(|n| *n > 0);
         let Some(n_intervals) = n_intervals else {
-            return Err(bad("a duration needs at least 2 checkpoints"));
+            return Err(bad("a duration needs at least 2 checkpoints", "ask for 2 or more, or leave `--count` out"));
         };
         if matches!(duration, Extent::Steps(_)) && !duration.amount().is_multiple_of(n_intervals) {
             let steps = counted(duration.amount(), "step");
             let text = format!("{steps} cannot be divided into {}", counted(n_intervals, "equal interval"));
-            return Err(Error::BadWindow { reason: text });
+            return Err(bad(
+                text,
+                "choose a duration that is a multiple of the checkpoints less one, or leave `--count` out",
+            ));
         }
         self.grid(end_idx, n, duration.with_amount(duration.amount() / n_intervals))
     }
@@ -493,9 +507,8 @@ impl<'a> Pool<'a> {
         if let (Some(from), Some(to)) = (from, to)
             && from > to
         {
-            return Err(Error::BadWindow {
-                reason: format!("it would end at step {to} before it begins at step {from}"),
-            });
+            let text = format!("it would end at step {to} before it begins at step {from}");
+            return Err(bad(text, "exchange `--from-step` and `--to-step`"));
         }
         let first = from.map_or(Ok(0), |from| self.find_step(from))?;
         let last = to.map_or(Ok(self.finished.len() - 1), |to| self.find_step(to))?;
@@ -518,7 +531,7 @@ impl<'a> Pool<'a> {
 
     fn every(&self, k: usize, n_checkpoints: Option<usize>, end: WindowEnd) -> Result<Vec<usize>, Error> {
         if k == 0 {
-            return Err(bad("`every` must be at least 1"));
+            return Err(bad("`every` must be at least 1", "`--every 1` takes all checkpoints"));
         }
         let end_idx = self.end(end)?;
         let all: Vec<usize> = (0..=end_idx).rev().step_by(k).collect();
@@ -531,12 +544,12 @@ impl<'a> Pool<'a> {
 
     fn steps(&self, steps: &[Step]) -> Result<Vec<usize>, Error> {
         if steps.is_empty() {
-            return Err(bad("no step is given"));
+            return Err(bad("no step is given", "name the steps, such as `--steps 1000,2000`"));
         }
         let mut chosen = steps.iter().map(|step| self.find_step(*step)).collect::<Result<Vec<_>, _>>()?;
         chosen.sort_unstable();
         if let Some(twice) = chosen.windows(2).find(|two| two.first() == two.last()).and_then(|two| two.first()) {
-            return Err(Error::BadWindow { reason: format!("step {} is given twice", self.step(*twice)) });
+            return Err(bad(format!("step {} is given twice", self.step(*twice)), "name each step once"));
         }
         Ok(chosen)
     }

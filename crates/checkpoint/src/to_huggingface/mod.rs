@@ -24,15 +24,19 @@ use crate::{CatalogCache, Note};
 pub use self::config::{HuggingFaceAssets, check_llama_config, llama_heads, open_assets};
 pub use self::error::{ConfigFault, ToHuggingFaceError};
 pub use self::heads::LlamaHeads;
-pub use self::naming::{Naming, naming_of};
+pub use self::naming::{Naming, huggingface_name, naming_of};
 
-/// Translates what was opened.
+/// Translates what was opened, unless it has Hugging Face names.
 pub(crate) fn translate(
     content: &mut FormatContent,
     heads: LlamaHeads,
     cache: &CatalogCache,
 ) -> Result<(), ToHuggingFaceError> {
     let catalog = Arc::clone(&content.catalog);
+    // What has these names already is merged with what gets them.
+    if naming_of(&catalog) == Naming::HuggingFace {
+        return Ok(());
+    }
     check_torchtitan_names(&catalog)?;
     let (mut entries, mut left_out) = (Vec::new(), Vec::new());
     let mut rotary = BTreeMap::new();

@@ -82,6 +82,21 @@ pub(super) fn place_of(name: &str) -> Option<Place> {
     Some(Place::Tensor { name: format!("model.layers.{number}.{to}"), rows: *rows })
 }
 
+/// The Hugging Face name of a tensor of torchtitan's Llama that is called otherwise there.
+///
+/// # Example
+/// ```
+/// let name = thalweg_checkpoint::huggingface_name("layers.3.attention.wo.weight");
+/// assert_eq!(name.as_deref(), Some("model.layers.3.self_attn.o_proj.weight"));
+/// assert_eq!(thalweg_checkpoint::huggingface_name("lm_head.weight"), None);
+/// ```
+pub fn huggingface_name(torchtitan: &str) -> Option<String> {
+    match place_of(torchtitan)? {
+        Place::Tensor { name, .. } => Some(name).filter(|name| name != torchtitan),
+        Place::LeftOut => None,
+    }
+}
+
 /// The exporter of each trainer, for text that is put together when this is compiled.
 macro_rules! exporter {
     (Torchtitan) => {

@@ -139,10 +139,6 @@ fn what_is_not_torchtitans_llama_is_refused_by_name_with_its_exporter() {
             one("sequential.2.attention.query_key_value.weight"),
             ["one of GPT-NeoX's", "tools/ckpts/convert_neox_to_hf.py"],
         ),
-        (
-            one("model.layers.0.self_attn.q_proj.weight"),
-            ["already has Hugging Face names", "leave out `--to-huggingface`"],
-        ),
         (one("something.weight"), ["tensor `something.weight` has an unknown name", "`--rename FILE`"]),
     ] {
         let said = refusal(&tiny, (1, 1, 2));

@@ -52,13 +52,14 @@ pub(crate) fn format() -> ValueParser {
     one_of(words.into_iter().chain(only_read), RequestedFormat::from_name)
 }
 
-/// The element types of floating tensors.
+/// Every name of an element type of floating tensors; the usual ones are shown.
 pub(crate) fn dtype() -> ValueParser {
-    let words = [
-        PossibleValue::new("same"),
-        PossibleValue::new("f32").aliases(["float32", "fp32", "float"]),
-        PossibleValue::new("bf16").alias("bfloat16"),
-        PossibleValue::new("f16").aliases(["float16", "fp16", "half"]),
-    ];
-    one_of(words, word::<OutputDtype>)
+    let names = OutputDtype::NAMES;
+    let is_usual = |i: usize| names[..i].iter().all(|(_, dtype)| *dtype != names[i].1);
+    let usual = (0..names.len()).filter(|i| is_usual(*i)).map(|i| {
+        let (name, dtype) = names[i];
+        let others = names.into_iter().filter(move |(other, same)| *same == dtype && *other != name);
+        PossibleValue::new(name).aliases(others.map(|(other, _)| other))
+    });
+    one_of(usual.collect::<Vec<_>>(), OutputDtype::named)
 }

@@ -63,7 +63,7 @@ fn template(program: &Command) -> String {
     let is_listed = |name: &&str| GROUPS.iter().any(|(_, names)| names.contains(name));
     let others = program.get_subcommands().map(Command::get_name).chain(["help"]).filter(|name| !is_listed(name));
     others.for_each(|name| line(&mut text, name));
-    let _ = write!(text, "\n{header}{COMMON}:{header:#}\n{{options}}{{after-help}}");
+    let _ = write!(text, "{header}{COMMON}:{header:#}\n{{options}}{{after-help}}");
     text
 }
 

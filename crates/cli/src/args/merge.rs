@@ -36,7 +36,7 @@ pub(crate) struct MergeArgs {
     #[arg(long, value_name = "OLD", conflicts_with_all = ["inputs", "plan"], requires = "models")]
     pub(crate) append: Option<PathBuf>,
     /// Append from these exact sums, which `--keep-sums` wrote, instead of reading the old checkpoints again
-    #[arg(long, value_name = "DIR", requires = "append")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) sums: Option<PathBuf>,
     /// Also keep the exact sum of a mean here, as doubles, for `--append --sums`: 8 or 16 bytes per parameter
     #[arg(long, value_name = "DIR", conflicts_with_all = ["shard", "finish"])]

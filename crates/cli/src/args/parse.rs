@@ -67,16 +67,19 @@ pub(crate) fn lacking_options(hint: &str) -> Option<String> {
         arguments().any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long)))
     };
     let lacking: Vec<String> = options_in(hint).into_iter().filter(|long| !is_known(long)).collect();
-    let merge = command.find_subcommand("merge")?;
-    let is_of_merge = |long: &String| {
-        merge
-            .get_arguments()
-            .any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&&**long)))
+    let is_of = |name: &str, long: &str| {
+        let mut arguments = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+        arguments.any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long)))
     };
-    let lacking: Vec<String> = lacking.into_iter().filter(is_of_merge).map(|long| format!("`--{long}`")).collect();
+    let lacking: Vec<String> = lacking.into_iter().filter(|long| is_of("merge", long)).collect();
     let name = used.get_bin_name().or(Some(used.get_name())).filter(|_| !lacking.is_empty())?;
+    let do_have = match lacking.iter().all(|long| is_of("sweep", long)) {
+        true => "`thalweg merge` and `thalweg sweep` do",
+        false => "`thalweg merge` does",
+    };
+    let lacking: Vec<String> = lacking.iter().map(|long| format!("`--{long}`")).collect();
     Some(format!(
-        "`{}` has no {}: `thalweg merge` and `thalweg sweep` do; or choose other checkpoints",
+        "`{}` has no {}: {do_have}; or choose other checkpoints",
         name.trim_start_matches("thalweg "),
         lacking.join(" or ")
     ))

@@ -8,7 +8,7 @@ use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{
     Comparison, EvalContext, PreparedSuite, ScoreCache, StartRule, Subject, Suite, TaskScores, TokenizerFiles,
-    adjust_for_many, compare_scores, score_suite,
+    adjust_for_many, compare_scores, max_positions, score_suite,
 };
 
 use crate::args::EvalArgs;
@@ -46,6 +46,7 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
         Some(rule) => suite.with_start_rule(rule),
         None => suite,
     };
+    let suite = fit_context(suite, &paths, world)?;
     let scored = world.in_pool(|| score_all(args, &paths, &suite, world, messages))??;
     let compared = world.in_pool(|| compare_all(&scored))??;
     if scored.iter().any(|other| other.tokenizer_digest != scored[0].tokenizer_digest) {
@@ -54,6 +55,20 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
     messages.json(&document(&suite, &scored, &compared));
     messages.text(&text(&suite, &scored, &compared));
     Ok(Outcome::Done)
+}
+
+/// The suite in a context that all of the checkpoints see, so that they can be compared.
+fn fit_context(suite: Suite, paths: &[PathBuf], world: &World<'_>) -> Result<Suite, Error> {
+    if !suite.has_open_context() {
+        return Ok(suite);
+    }
+    let mut least = suite.context_length;
+    for path in paths {
+        let checkpoint = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(path)?, &world.reading)?;
+        let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
+        least = least.min(max_positions(config, path)?);
+    }
+    Ok(suite.fit(least).into_owned())
 }
 
 /// The checkpoints in the order of the results: the baseline first.

@@ -49,7 +49,8 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         let mut record = StudyRecord::new(geometry_title(&run_path), run_path, command_line());
         record.geometry = Some(report.0.row(&chosen));
         world.storage.create_folder(folder)?;
-        write_study(&*world.storage, folder, &record)?;
+        let page = write_study(&*world.storage, folder, &record)?;
+        messages.note(format!("the page is `{}`", page.display()));
     }
     // The document has each tensor class and layer, so it is not built in vain.
     if messages.wants_json() {

@@ -1,6 +1,6 @@
 //! `thalweg generate`: shell completions and man pages, from the same description as `--help`.
 
-use crate::args::{GenerateArgs, GenerateWhat, program};
+use crate::args::{EXIT_CODES, GenerateArgs, GenerateWhat, program};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::messages::Messages;
@@ -24,8 +24,15 @@ pub(crate) fn run(args: &GenerateArgs, messages: &Messages) -> Result<Outcome, E
             clap_mangen::Man::new(page)
                 .render(&mut bytes)
                 .map_err(|error| Error::usage(format!("the man page cannot be made: {error}")))?;
+            bytes.extend_from_slice(exit_status().as_bytes());
         }
     }
     messages.document(&String::from_utf8_lossy(&bytes));
     Ok(Outcome::Done)
+}
+
+/// The section of a man page about exit codes, in the language of man pages.
+fn exit_status() -> String {
+    let rows = EXIT_CODES.iter().map(|(code, what)| format!(".TP\n\\fB{code}\\fR\n{what}\n"));
+    format!(".SH \"EXIT STATUS\"\n{}", rows.collect::<String>())
 }

@@ -29,6 +29,12 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
             "write the plan first: `thalweg plan ... -o plan.json`",
         ));
     }
+    if args.sums.is_some() && args.append.is_none() {
+        return Err(Error::usage_with_hint(
+            "`--sums` names the exact sums that `--append OLD` reads, and nothing is appended",
+            "to keep the sums of this merge for a later `--append`, give `--keep-sums DIR` instead",
+        ));
+    }
     let plan = match &args.append {
         Some(old) => find_append(old, args, world)?,
         None => find_plan(args, world)?,

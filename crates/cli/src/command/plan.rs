@@ -26,15 +26,14 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Re
         check_new_document(&world.storage, path, PLAN_FILE)?;
     }
     let merged = args.merged.as_deref();
-    let mut plan = match recipe_of(&args.source.inputs, merged)? {
-        Some((recipe, out)) => {
-            let out = out.unwrap_or(Path::new(DEFAULT_OUTPUT));
-            plan_of_recipe(recipe, Some(out), &args.source, world)?
-        }
+    let recipe = recipe_of(&args.source.inputs, merged)?;
+    let named = recipe.map_or(merged, |(_, out)| out);
+    let output = named.unwrap_or(Path::new(DEFAULT_OUTPUT));
+    let mut plan = match recipe {
+        Some((recipe, _)) => plan_of_recipe(recipe, Some(output), &args.source, world)?,
         None => {
             let resolver = world.resolver();
-            let request = merge_request(&args.source, &resolver)?;
-            resolver.merge_plan(&request, merged.unwrap_or(Path::new(DEFAULT_OUTPUT)))?
+            resolver.merge_plan(&merge_request(&args.source, &resolver)?, output)?
         }
     };
     if let Some(path) = &args.out {
@@ -48,5 +47,14 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Re
         ));
     }
     show_plan(&plan, args.execution.memory.0, world, messages)?;
+    if named.is_none() {
+        let example = args.out.as_ref().map_or_else(
+            || "`thalweg merge ... -o OUT` makes the merge".to_owned(),
+            |path| format!("`thalweg merge --plan {} -o OUT` writes elsewhere", shell_path(path)),
+        );
+        messages.note(format!(
+            "no output was named, so the plan says `{DEFAULT_OUTPUT}`: `--merged OUT` names another; {example}"
+        ));
+    }
     Ok(Outcome::Done)
 }

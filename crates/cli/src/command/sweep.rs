@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde_json::json;
 use thalweg_merge::engine::MergeOutcome;
+use thalweg_merge::own::merges_in;
 use thalweg_storage::guard::check_place;
 use thalweg_study::sweep::{Keep, SweepRequest, SweepTrial};
+use thalweg_tensor::counted;
 
 use crate::args::SweepArgs;
 use crate::command::Outcome;
@@ -20,7 +22,7 @@ use crate::planned::show_plan;
 pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let resolver = world.resolver();
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
-    let sweep = resolver.sweep(&request(args), &trajectory)?;
+    let sweep = resolver.sweep(&request(args), &trajectory).map_err(with_counts)?;
     let is_scored = args.scoring.is_given();
     if !is_scored {
         check_unscored(args)?;
@@ -58,7 +60,37 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
     let outcomes = execute(&plan, &args.execution, world)?;
     messages.json(&document(&sweep.trials, &outcomes));
     messages.text(&table(&args.out, &sweep.trials, &outcomes));
+    tell_beyond(&args.out, &outcomes, world, messages)?;
     Ok(Outcome::Done)
+}
+
+/// Says what this sweep did not do, and what else is in its folder.
+fn tell_beyond(folder: &Path, outcomes: &[MergeOutcome], world: &World<'_>, messages: &Messages) -> Result<(), Error> {
+    messages.note("nothing was scored: add `--suite FILE` or `--eval-command CMD` to find the best of these merges");
+    let mut others = merges_in(&*world.storage, &world.storage.canonical_path(folder)?)?;
+    others.retain(|path| outcomes.iter().all(|outcome| outcome.path != *path));
+    if let Some(first) = others.first() {
+        let name = first.file_name().unwrap_or_default().display();
+        let (folder, others) = (folder.display(), counted(others.len(), "merge"));
+        messages.note(format!("`{folder}` also holds {others} of earlier sweeps, such as `{name}`"));
+    }
+    Ok(())
+}
+
+/// A run with fewer checkpoints than the windows need: the lengths to ask for are `--counts` here.
+fn with_counts(error: thalweg_study::Error) -> Error {
+    use thalweg_study::Error::Trajectory;
+    use thalweg_trajectory::Error::TooFew;
+    match &error {
+        Trajectory(TooFew { found, .. }) if *found > 1 => {
+            let counts = if *found > 3 { format!("{},{found}", found / 2) } else { found.to_string() };
+            let hint = format!(
+                "`--counts` says how many checkpoints are in a window: here at most {found}, such as `--counts {counts}`"
+            );
+            Error::Usage { what: error.to_string(), hint: Some(hint), details: error.details() }
+        }
+        _ => error.into(),
+    }
 }
 
 fn request(args: &SweepArgs) -> SweepRequest {

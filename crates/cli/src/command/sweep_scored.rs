@@ -6,7 +6,10 @@ use std::path::Path;
 use serde_json::json;
 use thalweg_study::evaluator::TaskScore;
 use thalweg_study::record::{ScoreRow, StudyRecord, TrialRow};
-use thalweg_study::sweep::{Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};
+use thalweg_study::study_answer::answer_word;
+use thalweg_study::sweep::{
+    ComparedBest, EarlierSweep, Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep,
+};
 use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
@@ -14,7 +17,7 @@ use crate::args::SweepArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{World, command_line};
-use crate::merged::execute_options;
+use crate::merged::{execute_options, from_here};
 use crate::messages::Messages;
 use crate::meter::ScoringMeter;
 use crate::options::{or_dash, show_cost, show_gain, show_signed_range};
@@ -57,15 +60,15 @@ pub(super) fn run(
     // The merges that are kept are written with a bar.
     let writing = world.context(args.execution.memory.0);
     let outcome = run_sweep(sweep, trajectory, &mut *evaluator, options, &writing)?;
-    messages.json(&document(&outcome.record));
+    messages.json(&document(&outcome));
     messages.text(&table(&args.out, &outcome));
     Ok(Outcome::Done)
 }
 
-fn document(record: &StudyRecord) -> serde_json::Value {
+fn document(SweepOutcome { record, earlier, .. }: &SweepOutcome) -> serde_json::Value {
     json!({
         "kind": "thalweg-sweep", "version": 1, "suites": record.suites, "raws": record.raws, "trials": record.trials,
-        "choice": record.choice, "bytes_read": record.cost.bytes_read, "cost": record.cost,
+        "choice": record.choice, "bytes_read": record.cost.bytes_read, "cost": record.cost, "earlier": earlier,
     })
 }
 
@@ -73,7 +76,7 @@ fn document(record: &StudyRecord) -> serde_json::Value {
 const MAX_ROWS: usize = 40;
 
 fn table(folder: &Path, outcome: &SweepOutcome) -> String {
-    let SweepOutcome { record, findings, decides } = outcome;
+    let SweepOutcome { record, findings, decides, earlier } = outcome;
     let Some(decides) = decides else { return String::new() };
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -101,6 +104,28 @@ fn table(folder: &Path, outcome: &SweepOutcome) -> String {
         let _ = writeln!(text, "and {} more, on the page", ranked.len() - MAX_ROWS);
     }
     text.push_str(&closing(folder, record, findings, decides));
+    text.push_str(&earlier.as_ref().map_or_else(String::new, describe_earlier));
+    text
+}
+
+/// What is no longer in the record, and what of it is still in the folder.
+fn describe_earlier(earlier: &EarlierSweep) -> String {
+    let windows = counted(earlier.n_others, "other window");
+    let mut text = format!("the record of an earlier sweep of {windows} was replaced");
+    if let Some(best) = &earlier.best {
+        let than = match best.compared {
+            None => String::new(),
+            Some(ComparedBest { value, is_better: true }) => {
+                format!(" (score {value:.4}, better than the best of this sweep)")
+            }
+            Some(ComparedBest { value, .. }) => format!(" (score {value:.4}, not better than the best of this sweep)"),
+        };
+        text.push_str(&format!("; its best was `{}`{than}", best.name));
+        if let Some(path) = &best.path {
+            text.push_str(&format!(", still in `{}`", from_here(Path::new(path)).display()));
+        }
+    }
+    text.push_str("\nto compare all windows, name them in one sweep: scores are reused\n");
     text
 }
 
@@ -123,7 +148,8 @@ fn closing(folder: &Path, record: &StudyRecord, findings: &SweepFindings, decide
     if let Some(choice) = &record.choice {
         let _ = writeln!(
             text,
-            "\nbest of {} by {} on `{}`: {}",
+            "\n{}: best of {} by {} on `{}` is {}",
+            answer_word(record),
             choice.n_candidates,
             decides.label(),
             choice.suite,
@@ -148,7 +174,7 @@ fn closing(folder: &Path, record: &StudyRecord, findings: &SweepFindings, decide
                 );
             }
             if let Some(path) = &row.path {
-                let _ = writeln!(text, "written to `{path}`");
+                let _ = writeln!(text, "written to `{}`", from_here(Path::new(path)).display());
             }
         }
     } else {

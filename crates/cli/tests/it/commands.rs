@@ -117,7 +117,7 @@ fn a_plan_is_a_document_that_merge_executes() {
     insta::assert_snapshot!(transcript(&["plan", RUN, "--last", "3"], scratch.path()), @"
     exit 0
     --- stdout
-    sma of 3 checkpoints into `[ROOT]/merged`
+    sma of 3 checkpoints into `merged`
             step     tokens    coefficient  checkpoint
            16000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_16000.safetensors
            18000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_18000.safetensors
@@ -128,6 +128,7 @@ fn a_plan_is_a_document_that_merge_executes() {
     memory, [MEASURED]
     --- stderr
     note: the window crosses the end of the stable phase at step 17000
+    note: no output was named, so the plan says `merged`: `--merged OUT` names another; `thalweg merge ... -o OUT` makes the merge
     ");
 }
 
@@ -305,6 +306,7 @@ fn explain_puts_components_beside_their_null_values() {
     --- stdout
     --- stderr
     error: geometry needs at least two checkpoints
+    hint: name a run with a window of two or more, such as `--last 10`, or several checkpoints
     ");
 }
 

@@ -177,6 +177,7 @@ fn another_evaluator_is_run_and_its_results_are_compared() {
     --- stdout
     --- stderr
     error: the command failed for `[OUT]/a`: exit status: 1
+    hint: what it printed is above; run it on this checkpoint by hand, with paths for `{checkpoint}` and `{out}`
     ");
     insta::assert_snapshot!(transcript(&["eval", &a, "--eval-command", "score {checkpoint}"], scratch.path()), @"
     exit 2

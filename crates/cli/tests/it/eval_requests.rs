@@ -243,7 +243,7 @@ fn a_command_that_fails_is_said_with_a_way_to_have_it_again_that_works() {
 fn results_that_cannot_be_read_or_are_missing_are_said() {
     for (command, said) in [
         (": {checkpoint} {out}", "succeeded for `"),
-        ("echo rubbish > {out} # {checkpoint}", "/results`: expected value"),
+        ("echo rubbish > {out} # {checkpoint}", "/results`: it is not JSON"),
         ("echo '[]' > {request}/results_2026.json # {checkpoint}", "results_2026.json`: it has no usable score"),
         ("kill -9 $$ # {checkpoint} {out}", "ended with code -15"),
     ] {

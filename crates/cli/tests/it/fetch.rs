@@ -332,6 +332,16 @@ fn what_the_disk_cannot_hold_is_refused_before_anything_is_fetched() {
 }
 
 #[test]
+fn a_repository_that_does_not_exist_is_asked_for_once() {
+    let scene = Scene::new();
+    scene.hub.take_requests();
+    let said = scene.run("fetch hff --json", 2);
+    assert!(said.contains("no repository `hff`") && said.contains("`ORG/NAME`"), "{said}");
+    assert!(said.contains("\"kind\":\"thalweg-error\"") && said.contains("\"reason\":\"Hub\""), "{said}");
+    assert_eq!(scene.hub.take_requests().len(), 1);
+}
+
+#[test]
 fn a_token_goes_to_the_hub_alone_and_is_never_shown() {
     let scene = Scene::new();
     scene.hub.require_token(TOKEN);

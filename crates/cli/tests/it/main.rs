@@ -29,6 +29,7 @@ mod law;
 mod mergekit_faults;
 mod mix;
 mod mixed_saves;
+mod newcomer;
 mod notify;
 mod optimizer;
 mod options;

@@ -172,7 +172,8 @@ fn another_program_scores_merges_that_are_written_for_it_and_removed() {
     assert_eq!((&again["cost"]["n_evaluations"], &again["trials"]), (&0.into(), &swept["trials"]));
     let broken =
         ["sweep", &run_path, "--counts", "2", "--eval-command", "exit 3 {checkpoint} {out}", "-o", &lab.path("b")];
-    insta::assert_snapshot!(lab.transcript(&broken).lines().last().unwrap(), @"error: the command failed for `[OUT]/run/step-160`: exit status: 3");
+    let said = lab.transcript(&broken);
+    insta::assert_snapshot!(said.lines().find(|line| line.starts_with("error:")).unwrap(), @"error: the command failed for `[OUT]/run/step-160`: exit status: 3");
 }
 
 #[test]

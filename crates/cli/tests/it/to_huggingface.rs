@@ -257,13 +257,67 @@ fn what_cannot_be_translated_is_refused() {
     refused(&scene, &command, &["it already has Hugging Face names, such as `model.layers.0."]);
     refused(&scene, "convert final -o out --hf-assets assets", &["--to-huggingface"]);
     refused(&scene, "convert final -o out --to-huggingface --hf-assets titan", &["`config.json`"]);
-    refused(
-        &scene,
-        "convert final -o out --to-huggingface --hf-assets nowhere",
-        &["is neither a path nor in the local Hugging Face cache"],
-    );
+    refused(&scene, "convert final -o out --to-huggingface --hf-assets nowhere", &["`nowhere` does not exist"]);
     scene.write("broken/config.json", "[1]");
     refused(&scene, "convert final -o out --to-huggingface --hf-assets broken", &["is not a JSON object"]);
+}
+
+#[test]
+fn a_hugging_face_folder_merges_with_checkpoints_of_torchtitan_as_the_hints_say() {
+    let scene = scene();
+    done(&scene, &format!("convert titan/step-40 -o hf {TO_HF}"));
+    done(&scene, &format!("merge titan --last 2 -o titan-alone {TO_HF}"));
+    let assets = [
+        ("--to-huggingface", "--to-huggingface --hf-assets assets"),
+        ("--hf-assets DIR", "--to-huggingface --hf-assets assets"),
+    ];
+    // The names differ; the newest one is the Hugging Face folder, or the other.
+    follow(&scene, "merge titan/step-30 hf -o mixed", &assets);
+    done(&scene, "verify mixed --inputs");
+    assert_same(&scene.path("mixed"), &scene.path("titan-alone"));
+    done(&scene, "merge titan/step-30 hf -o by-config --to-huggingface");
+    assert_same(&scene.path("by-config"), &scene.path("titan-alone"));
+    done(&scene, "convert titan/step-30 -o hf-30 --to-huggingface --hf-assets hf");
+    done(&scene, "merge hf-30 titan/step-40 -o other-way --to-huggingface --hf-assets hf-30");
+    assert_same(&scene.path("other-way"), &scene.path("titan-alone"));
+    refused(&scene, "merge hf-30 titan/step-40 -o out --to-huggingface", &["--hf-assets DIR"]);
+    // Two obstacles at once: each hint leads on, and none back.
+    done(&scene, "convert hf -o narrow --dtype bf16");
+    follow(&scene, "merge titan/step-30 narrow -o of-two", &assets);
+    let types = scene.run("merge titan/step-30 narrow -o of-two --to-huggingface");
+    types.refused(&["`thalweg convert SOURCE -o OUT --dtype f32`", "not f32 yet: `"]);
+    done(&scene, "convert narrow -o wide --dtype f32");
+    done(&scene, "merge -m titan/step-30 -m wide -o of-two --to-huggingface");
+    // Nothing to translate is still refused.
+    refused(&scene, "merge hf-30 hf -o out --to-huggingface", &["it already has Hugging Face names"]);
+}
+
+#[test]
+fn a_config_and_tokenizer_come_along_for_tensors_with_hugging_face_names() {
+    let scene = scene();
+    done(&scene, &format!("convert titan/step-40 -o hf {TO_HF}"));
+    done(&scene, "convert hf -o dcp/step-40 --format dcp");
+    fs::remove_file(scene.path("dcp/step-40/config.json")).unwrap();
+    let command = "convert dcp/step-40 -o out --hf-assets assets";
+    done(&scene, command);
+    assert_same(&scene.path("out"), &scene.path("hf"));
+    let config: Value = serde_json::from_slice(&fs::read(scene.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!((&config["vocab_size"], &config["torch_dtype"]), (&json!(41), &json!("float32")));
+    assert!(scene.path("out/tokenizer.json").exists());
+    done(&scene, "verify out --inputs");
+    done(&scene, "merge -m dcp/step-40 -o merged --hf-assets assets");
+    assert_same(&scene.path("merged"), &scene.path("hf"));
+    // The names of a trainer under a config: transformers would start with random weights.
+    fs::remove_dir_all(scene.path("out")).unwrap();
+    let titan = "convert titan/step-40 -o out --hf-assets assets";
+    refused(&scene, titan, &["have the names of its trainer", "add `--to-huggingface`"]);
+    follow(&scene, titan, &[]);
+    fs::remove_dir_all(scene.path("out")).unwrap();
+    refused(&scene, &format!("{command} --format dcp"), &["`--hf-assets` writes safetensors", "leave out `--format`"]);
+    let mut other = config;
+    other["hidden_size"] = json!(32);
+    scene.write("other/config.json", other.to_string());
+    refused(&scene, &command.replace("assets assets", "assets other"), &["`hidden_size` is 32, and 16 by tensor"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
+use thalweg_tensor::display_name;
 
 use super::items::TaskItems;
 use super::results::{ExternalResults, attach, check_usable, sorted};
@@ -17,7 +18,7 @@ use crate::Error;
 /// they are refused.
 ///
 /// # Errors
-/// `ResultsInvalid` for anything else, and if no score is usable.
+/// `ResultsForm` for anything else, `ResultsInvalid` if no score is usable.
 ///
 /// # Example
 /// ```
@@ -36,14 +37,14 @@ pub(super) fn read_with(
     path: &Path,
     more: impl FnOnce(&Value, &ExternalResults) -> Result<BTreeMap<String, TaskItems>, Error>,
 ) -> Result<ExternalResults, Error> {
-    let invalid = |what: String| Error::ResultsInvalid { path: path.to_owned(), what };
+    let invalid = |what: String| Error::ResultsForm { path: path.to_owned(), what };
     let mut results;
     let mut items = BTreeMap::new();
     if core_table::is_table(bytes) {
         results = sorted(core_table::scores(bytes));
     } else {
         let document: Value =
-            serde_json::from_slice(&quote_python_numbers(bytes)).map_err(|error| invalid(error.to_string()))?;
+            serde_json::from_slice(&quote_python_numbers(bytes)).map_err(|error| invalid(not_json(bytes, &error)))?;
         results = sorted(rows_of(&document).map_err(invalid)?);
         results.datasets = harness::datasets(&document);
         items = harness::own_items(&document).map_err(invalid)?;
@@ -52,6 +53,21 @@ pub(super) fn read_with(
     check_usable(&results, path)?;
     attach(&mut results, items);
     Ok(results)
+}
+
+/// What a file that is not JSON is instead.
+fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
+    const MAX_CHARS: usize = 40;
+    let (first, rest) = bytes.split_at_checked(4 * MAX_CHARS).unwrap_or((bytes, &[]));
+    let text = String::from_utf8_lossy(first);
+    let text = text.trim();
+    if text.is_empty() && rest.is_empty() {
+        return "it is not JSON: it is empty".to_owned();
+    }
+    let begin: String = text.chars().take(MAX_CHARS).collect();
+    let cut = if begin.len() < text.len() || !rest.is_empty() { "..." } else { "" };
+    let place = format!("line {}, column {}", error.line(), error.column());
+    format!("it is not JSON (at {place}): it begins with `{}{cut}`", display_name(&begin))
 }
 
 fn rows_of(document: &Value) -> Result<Vec<Row>, String> {
@@ -138,6 +154,25 @@ mod tests {
             let said = read(text).unwrap_err();
             assert!(said.contains(&format!("`{task}`: its value is NaN")), "{said}");
         }
+    }
+
+    #[test]
+    fn what_is_not_json_is_shown_with_how_it_begins_and_an_entry_to_copy() {
+        for (text, said) in [
+            ("", "it is not JSON: it is empty"),
+            (" \n", "it is not JSON: it is empty"),
+            ("acc: 0.71\n", "it is not JSON (at line 1, column 1): it begins with `acc: 0.71`"),
+            ("[{\"task\": ", "it is not JSON (at line 1, column 10): it begins with `[{\"task\":`"),
+            ("\u{1b}[31mred", "it is not JSON (at line 1, column 1): it begins with `\\u{1b}[31mred`"),
+        ] {
+            let error = read_results(text.as_bytes(), Path::new("r.json")).unwrap_err();
+            assert_eq!(error.to_string(), format!("results `r.json`: {said}"));
+            let hint = error.hint().unwrap();
+            let entry = hint.split('`').nth(1).unwrap();
+            assert_eq!(read(entry).map(|results| results.scores.len()), Ok(1), "{hint}");
+        }
+        let long = read(&"x".repeat(1000)).unwrap_err();
+        assert!(long.ends_with(&format!("`{}...`", "x".repeat(40))), "{long}");
     }
 
     #[test]

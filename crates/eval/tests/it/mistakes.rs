@@ -80,10 +80,10 @@ fn a_tokenizer_that_does_not_fit_is_refused_before_anything_is_run() {
     ");
     config["vocab_size"] = 512.into();
     config["max_position_embeddings"] = 32.into();
-    insta::assert_snapshot!(prepare(&config, &plain), @"
+    insta::assert_snapshot!(prepare(&config, &plain), @r#"
     suite `suite` scores with a context of 64 tokens, but `ckpt` has 32 positions
-    `context_length = 32` or less in the suite
-    ");
+    set `context_length = 32` or less in the suite, or `"auto"`
+    "#);
     insta::assert_snapshot!(said(&EvalTokenizer::from_json(b"{}", path).unwrap_err()), @"tokenizer `tokenizer.json`: Model missing. at line 1 column 2");
     let suite = outside.suite(&format!("context_length = 64\nstart = \"<|begin|>\"\n{STORIES}")).unwrap();
     config["max_position_embeddings"] = 512.into();

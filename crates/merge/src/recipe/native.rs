@@ -8,6 +8,7 @@ use thalweg_tensor::parse_size;
 
 use crate::Ratio;
 use crate::output_kind::FORMAT_CHOICES;
+use crate::plan::OutputDtype;
 use crate::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParameters, SumRule};
 
 /// `kind` of a recipe, where it is given.
@@ -38,6 +39,17 @@ enum Scope {
     RunOrAverages,
     Any,
 }
+
+/// Every name of an element type.
+const DTYPE_NAMES: [&str; OutputDtype::NAMES.len()] = {
+    let mut names = [""; OutputDtype::NAMES.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = OutputDtype::NAMES[i].0;
+        i += 1;
+    }
+    names
+};
 
 const OPTIONS: &[(&str, OptionKind, Scope)] = &[
     ("last", OptionKind::Count, Scope::Run),
@@ -76,7 +88,7 @@ const OPTIONS: &[(&str, OptionKind, Scope)] = &[
     ("convention", OptionKind::Choice(&["paper", "mergekit"]), Scope::Any),
     ("divide", OptionKind::Choice(&["yes", "no"]), Scope::Any),
     ("rescale", OptionKind::Choice(&["none", "inverse", "l1"]), Scope::Any),
-    ("dtype", OptionKind::Choice(&["same", "f32", "bf16", "f16", "float32", "bfloat16", "float16"]), Scope::Any),
+    ("dtype", OptionKind::Choice(&DTYPE_NAMES), Scope::Any),
     ("format", OptionKind::Choice(&FORMAT_CHOICES), Scope::Any),
     ("optimizer", OptionKind::Choice(&["drop", "newest", "average"]), Scope::Any),
     ("out_shard_size", OptionKind::Size, Scope::Any),

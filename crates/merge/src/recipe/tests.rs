@@ -192,7 +192,7 @@ fn wrong_values_show_their_line() {
     check("run = 'r'\nsteps = []\n", "2:9 `steps` must be a list of counts, an empty list found");
     check(
         "run = 'r'\ndtype = 'int8'\n",
-        "2:9 `dtype` cannot be `int8` -> one of same, f32, bf16, f16, float32, bfloat16, float16",
+        "2:9 `dtype` cannot be `int8` -> one of same, f32, float32, fp32, float, bf16, bfloat16, f16, float16, fp16, half",
     );
     check("run = 'r'\nallow_non_finite = 1\n", "2:20 `allow_non_finite` must be true or false, a number found");
     check(

@@ -83,7 +83,10 @@ impl Resolver<'_> {
     /// `Request` for fewer than two checkpoints.
     pub fn geometry_plan(&self, sources: &[SourceRef]) -> Result<MergePlan, Error> {
         if sources.len() < 2 {
-            return Err(Error::request("geometry needs at least two checkpoints"));
+            return Err(Error::request_with_hint(
+                "geometry needs at least two checkpoints",
+                "name a run with a window of two or more, such as `--last 10`, or several checkpoints",
+            ));
         }
         let mean = Scheme::Sma.coefficients(sources.len())?;
         Ok(MergePlan::new(vec![self.unwritten("geometry", sources, &mean)])?)

@@ -1,8 +1,9 @@
 //! Outputs: what they are like, and the plan of one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use thalweg_checkpoint::{ReadOptions, can_be_template, has_weights_end};
+use thalweg_checkpoint::{Checkpoint, Naming, ReadOptions, can_be_template, has_weights_end, naming_of};
 use thalweg_merge::Coefficients;
 use thalweg_merge::huggingface::heads_of_output;
 use thalweg_merge::masters::unreached_masters;
@@ -104,34 +105,59 @@ impl Resolver<'_> {
         ))
     }
 
-    /// Gives an output Hugging Face names, if that was asked for.
+    /// Gives an output a folder's config and tokenizer, and Hugging Face names, if that was asked for.
     fn translate_names(&self, output: &mut OutputPlan, options: &OutputOptions) -> Result<(), Error> {
-        if !options.to_huggingface {
-            return Ok(());
-        }
+        let option = match (options.to_huggingface, &options.hf_assets) {
+            (true, _) => "--to-huggingface",
+            (false, Some(_)) => "--hf-assets",
+            (false, None) => return Ok(()),
+        };
         if options.format.is_some_and(|format| format != SAFETENSORS) {
             return Err(Error::request_with_hint(
-                "`--to-huggingface` writes safetensors, but `--format` asks for another format",
+                format!("`{option}` writes safetensors, but `--format` asks for another format"),
                 "leave out `--format`",
             ));
         }
         if options.optimizer.is_some_and(|optimizer| optimizer != OptimizerPolicy::Drop) {
             return Err(Error::request_with_hint(
-                "`--to-huggingface` writes a model without its training state",
+                format!("`{option}` writes a model without its training state"),
                 "leave out `--optimizer`",
             ));
         }
         let Some(source) = output.sources.get(output.policy.side_files_from) else { return Ok(()) };
         let checkpoint = self.cx.pool.open(&source.path, &output.reading)?;
         output.policy.hf_assets = options.hf_assets.as_ref().map(|path| self.resolve(path)).transpose()?;
-        output.reading.to_huggingface = Some(heads_of_output(output, &checkpoint, self.storage())?);
+        if !options.to_huggingface {
+            return check_own_names(&checkpoint);
+        }
+        let translated = self.translated_source(output, &checkpoint)?;
+        let pair = (&*checkpoint, translated.as_deref().unwrap_or(&*checkpoint));
+        output.reading.to_huggingface = Some(heads_of_output(output, pair, self.storage())?);
         Ok(())
+    }
+
+    /// A source whose names are torchtitan's, where `checkpoint` has Hugging Face's already and stays as it is.
+    fn translated_source(
+        &self,
+        output: &OutputPlan,
+        checkpoint: &Checkpoint,
+    ) -> Result<Option<Arc<Checkpoint>>, Error> {
+        if naming_of(checkpoint.catalog()) != Naming::HuggingFace {
+            return Ok(None);
+        }
+        for source in output.sources.iter().filter(|source| source.path != checkpoint.path()) {
+            let other = self.cx.pool.open(&source.path, &output.reading)?;
+            if naming_of(other.catalog()) == Naming::TorchtitanLlama {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
     }
 
     /// The format of an output: that of its newest source, unless another one was asked for or is all that works.
     fn output_format(&self, output: &OutputPlan, options: &OutputOptions) -> Result<ChosenFormat, Error> {
-        let is_translated = output.reading.to_huggingface.is_some();
-        let asked = options.format.or(is_translated.then_some(SAFETENSORS));
+        let is_model = output.reading.to_huggingface.is_some() || output.policy.hf_assets.is_some();
+        let asked = options.format.or(is_model.then_some(SAFETENSORS));
         let Some(newest) = output.newest_source() else { return Err(Error::request("no checkpoints to merge")) };
         let newest = self.cx.pool.open(&newest.path, &output.reading_options())?;
         // Other formats hold the tensors alone.
@@ -181,6 +207,21 @@ impl Resolver<'_> {
             ..MergePolicy::defaults(newest)
         })
     }
+}
+
+/// Refuses a config for tensors that have the names of a trainer: what loads the output would find none of them.
+fn check_own_names(checkpoint: &Checkpoint) -> Result<(), Error> {
+    let naming = naming_of(checkpoint.catalog());
+    let hint = match (naming, naming.exporter()) {
+        (Naming::TorchtitanLlama, _) => "add `--to-huggingface`, which gives them Hugging Face's".to_owned(),
+        (_, Some(exporter)) => format!("leave out `--hf-assets`, and export the output with {exporter}"),
+        (_, None) => return Ok(()),
+    };
+    let path = checkpoint.path().display();
+    Err(Error::request_with_hint(
+        format!("the tensors of `{path}` have the names of its trainer, not Hugging Face's"),
+        hint,
+    ))
 }
 
 const SAFETENSORS: RequestedFormat = RequestedFormat::Named(OutputFormat::Safetensors);

@@ -80,7 +80,10 @@ pub fn choose_checkpoints(
 pub(super) fn refuse_selection(selection: &Selection) -> Result<(), Error> {
     match selection.is_empty() {
         true => Ok(()),
-        false => Err(Error::request("checkpoints were given one by one, so there is nothing left to select from")),
+        false => Err(Error::request_with_hint(
+            "checkpoints were given one by one, so there is nothing left to select from",
+            "leave out the selection; to select from a run, name one run folder alone",
+        )),
     }
 }
 

@@ -3,11 +3,13 @@
 //! A [`SweepRequest`] is resolved into a [`Sweep`]; [`run_sweep`] scores it and gives the record. Raw checkpoints are
 //! scored beside the merges, as windows of one, in the same readings of the sources.
 
+mod earlier;
 mod findings;
 mod request;
 mod run;
 mod score;
 
+pub use earlier::{ComparedBest, EarlierBest, EarlierSweep};
 pub(crate) use findings::deciding;
 pub use findings::{Ingredients, ScoredTrial, SweepFindings, SweepTrial, WindowInterval};
 pub(crate) use request::{End, EndedWindow, EndedWindows, WindowShape, ends};

@@ -8,6 +8,7 @@ use thalweg_merge::pending::check_places;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_trajectory::Trajectory;
 
+use super::earlier::{EarlierSweep, find_earlier};
 use super::{Sweep, SweepFindings, score_sweep};
 use crate::Error;
 use crate::begin_record::begin_record;
@@ -56,6 +57,8 @@ pub struct SweepOutcome {
     pub findings: SweepFindings,
     /// The score that decides, or that ranks where the suite may not decide; none without merges.
     pub decides: Option<TaskScore>,
+    /// What the record held that this one replaced, if it was of other windows.
+    pub earlier: Option<EarlierSweep>,
 }
 
 /// Checks that record, page and merges may be written, before anything is scored.
@@ -100,8 +103,9 @@ pub fn run_sweep(
     record.cost.seconds = cx.host.elapsed_seconds() - began;
     cx.storage.create_folder(&folder)?;
     write_kept(keep, &mut record, &findings, execute, cx)?;
+    let earlier = find_earlier(&*cx.storage, &folder, &record);
     write_study(&*cx.storage, &folder, &record)?;
-    Ok(SweepOutcome { record, findings, decides })
+    Ok(SweepOutcome { record, findings, decides, earlier })
 }
 
 /// Writes the merges that are wanted, and says in the record where they are.

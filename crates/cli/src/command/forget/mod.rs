@@ -60,6 +60,9 @@ fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -
     let line = |one| format!("{}\n", serde_json::to_value(one).unwrap_or_default());
     let lines: String = found.entities.iter().map(line).collect();
     let n = found.entities.len();
+    if n > 0 {
+        write(&args.out, lines.as_bytes(), ENTITIES_FILE, world)?;
+    }
     messages.json(&json!({
         "kind": "thalweg-forget-entities-summary",
         "version": 1,
@@ -77,7 +80,6 @@ fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -
         ));
         return Ok(Outcome::No);
     }
-    write(&args.out, lines.as_bytes(), ENTITIES_FILE, world)?;
     let mut text = format!(
         "{} of {}, of which {} are in the corpus, into `{}`\n",
         counted(n, "entity"),

@@ -19,7 +19,7 @@ use reqwest::Url;
 
 use self::answer::{MAX_FILES, MAX_REFS, parse_files, parse_refs};
 use self::fault::Fault;
-use self::request::Requests;
+use self::request::{GiveUp, Requests};
 use super::give_up_after;
 use super::router::runtime;
 use super::wait_notes::WaitNotes;
@@ -38,7 +38,7 @@ pub struct HubSettings {
     endpoint: String,
     token: Option<String>,
     is_offline: bool,
-    give_up_after: Duration,
+    patience: GiveUp,
 }
 
 /// Without the token.
@@ -69,9 +69,16 @@ impl HubSettings {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             token,
             is_offline: is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE"),
-            give_up_after: give_up_after(text("THALWEG_RETRY_SECONDS").as_deref()),
+            patience: patience(text("THALWEG_RETRY_SECONDS").as_deref()),
         }
     }
+}
+
+/// A user who says how long to retry means every failure.
+fn patience(variable: Option<&str>) -> GiveUp {
+    const WITHOUT_ANSWER: Duration = Duration::from_secs(15);
+    let after = give_up_after(variable);
+    GiveUp { after, without_answer: if variable.is_some() { after } else { WITHOUT_ANSWER } }
 }
 
 /// A client of one hub.
@@ -114,7 +121,7 @@ impl HubClient {
         })?;
         // Clients start tasks when they are made.
         let _inside = runtime.enter();
-        let requests = Requests::new(endpoint, settings.token, settings.give_up_after, (stop, waits))
+        let requests = Requests::new(endpoint, settings.token, settings.patience, (stop, waits))
             .map_err(|_| wrong("the client cannot be created: are there certificates on this machine?"))?;
         Ok(Self { requests, runtime })
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, LINK, LOCATION, RANGE, RETRY_AFTER};
@@ -35,12 +35,30 @@ pub(super) struct Page {
     pub(super) next: Option<Url>,
 }
 
+/// For how long requests that fail are repeated.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GiveUp {
+    pub(super) after: Duration,
+    /// Before anything has answered: a name that is wrong, or a machine without a network, does not get better.
+    pub(super) without_answer: Duration,
+}
+
+impl GiveUp {
+    fn limit(self, fault: HubFault, has_answered: bool) -> Duration {
+        match fault {
+            HubFault::Unreachable if !has_answered => self.without_answer.min(self.after),
+            _ => self.after,
+        }
+    }
+}
+
 /// The hub with what requests to it need.
 pub(super) struct Requests {
     client: Client,
     endpoint: Url,
     token: Option<String>,
-    give_up_after: Duration,
+    patience: GiveUp,
+    has_answered: AtomicBool,
     stop: Stop,
     waits: WaitNotes,
     clock: ProcessHost,
@@ -57,7 +75,7 @@ impl Requests {
     pub(super) fn new(
         endpoint: Url,
         token: Option<String>,
-        give_up_after: Duration,
+        patience: GiveUp,
         (stop, waits): (Arc<AtomicBool>, WaitNotes),
     ) -> reqwest::Result<Self> {
         // The first of the process decides; a second call finds one and changes nothing.
@@ -71,7 +89,8 @@ impl Requests {
             .user_agent(concat!("thalweg/", env!("CARGO_PKG_VERSION")))
             .build()?;
         let (stop, clock) = (Stop::new(stop), ProcessHost::start());
-        Ok(Self { client, endpoint, token, give_up_after, stop, waits, clock })
+        let has_answered = AtomicBool::new(false);
+        Ok(Self { client, endpoint, token, patience, has_answered, stop, waits, clock })
     }
 
     pub(super) fn endpoint(&self) -> &Url {
@@ -106,7 +125,6 @@ impl Requests {
     ) -> Result<T, Fault> {
         const FIRST_WAIT: Duration = Duration::from_millis(100);
         const MAX_WAIT: Duration = Duration::from_secs(10);
-        let limit = self.give_up_after.as_secs_f64();
         let (mut began, mut wait, mut n_attempts) = (self.clock.elapsed_seconds(), FIRST_WAIT, 0);
         loop {
             let (outcome, got_further) = attempt().await;
@@ -119,6 +137,7 @@ impl Requests {
             }
             n_attempts += 1;
             let seconds = self.clock.elapsed_seconds() - began;
+            let limit = self.patience.limit(fault, self.has_answered.load(Ordering::Relaxed)).as_secs_f64();
             let pause = match again {
                 Again::Never => return Err(Fault::new(fault, what)),
                 Again::Soon => wait,
@@ -186,6 +205,7 @@ impl Requests {
                 request = request.header(RANGE, format!("bytes={from}-"));
             }
             let response = self.unless_stopped(request.send()).await?.map_err(Fault::of_connection)?;
+            self.has_answered.store(true, Ordering::Relaxed);
             if url.origin() == self.endpoint.origin() {
                 of_hub.extend(response.headers().clone());
             }
@@ -296,7 +316,17 @@ mod tests {
 
     fn requests(endpoint: &str) -> Requests {
         let token = Some("hf_secret".to_owned());
-        Requests::new(endpoint.parse().unwrap(), token, Duration::from_secs(1), Default::default()).unwrap()
+        let patience = GiveUp { after: Duration::from_secs(1), without_answer: Duration::from_secs(1) };
+        Requests::new(endpoint.parse().unwrap(), token, patience, Default::default()).unwrap()
+    }
+
+    #[test]
+    fn a_hub_that_never_answered_is_waited_for_less_than_one_that_broke_off() {
+        let patience = GiveUp { after: Duration::from_secs(120), without_answer: Duration::from_secs(15) };
+        let seconds = |fault, has_answered| patience.limit(fault, has_answered).as_secs();
+        assert_eq!(seconds(HubFault::Unreachable, false), 15);
+        assert_eq!(seconds(HubFault::Unreachable, true), 120);
+        assert_eq!(seconds(HubFault::Busy, false), 120);
     }
 
     #[test]
