@@ -25,7 +25,7 @@ pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
     let target = target.map_or_else(this_machine, |target| Ok(target.to_owned()))?;
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--locked", "--profile", "dist", "--package", "thalweg-cli"]).current_dir(&root);
-    // Also for this machine: the flags are not for build scripts, which unwind.
+    // Also for this machine: the flags are not for build scripts.
     build.args(["--target", &target, "--config", &format!("target.{target}.rustflags={:?}", flags_for(&target))]);
     succeed(&mut build)?;
 
@@ -45,13 +45,11 @@ pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
 
 /// What makes the program smaller and is not part of a profile.
 fn flags_for(target: &str) -> Vec<&'static str> {
-    // Without symbols, nothing reads the tables for walking the stack: a panic ends the program.
-    let mut flags = vec!["-Cforce-unwind-tables=no"];
-    // Functions with equal code are kept once. The linker of this target is LLVM's; GNU's does not know the flag.
-    if target == "x86_64-unknown-linux-gnu" {
-        flags.push("-Clink-arg=-Wl,--icf=all");
+    match target {
+        // Functions with equal code are kept once. The linker of this target is LLVM's; GNU's does not know the flag.
+        "x86_64-unknown-linux-gnu" => vec!["-Clink-arg=-Wl,--icf=all"],
+        _ => Vec::new(),
     }
-    flags
 }
 
 /// Refuses at once where a build for a target would fail in the middle: without its standard library, or, for musl,
