@@ -230,7 +230,11 @@ fn an_error_has_a_next_step_that_works() {
         ],
     );
     follow_sentence(&scene, "merge run run --last 2 -o out", "name one run folder alone", "plan run --last 2");
-    follow(&scene, "sweep run -o sweep", &[("--counts", "--counts 2")]);
+    let counts = [
+        ("--counts", "thalweg sweep run -o sweep --counts 2"),
+        ("--counts 2,4", "thalweg sweep run -o sweep --counts 2,4"),
+    ];
+    follow(&scene, "sweep run -o sweep", &counts);
     follow_sentence(&scene, "sweep run -o sweep", "such as `--counts 2,4`", "sweep run --counts 2,4 -o sweep");
 }
 

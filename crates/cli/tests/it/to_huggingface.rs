@@ -317,7 +317,7 @@ fn a_config_and_tokenizer_come_along_for_tensors_with_hugging_face_names() {
     let mut other = config;
     other["hidden_size"] = json!(32);
     scene.write("other/config.json", other.to_string());
-    refused(&scene, &command.replace("assets assets", "assets other"), &["`hidden_size` is 32, and 16 by tensor"]);
+    refused(&scene, &command.replace("assets assets", "assets other"), &["`hidden_size` is 32, but 16 by tensor"]);
 }
 
 #[test]
