@@ -1,14 +1,14 @@
-//! What the program hands to the libraries: storage, clock, limits, progress, Ctrl-C.
+//! What the program hands to the libraries: storage, clock, limits, Ctrl-C. How progress is shown is in `progress`.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
-use thalweg_merge::context::{Limits, Progress, RunContext, Stage, TOOL, limit_threads};
+use thalweg_merge::context::{Limits, RunContext, TOOL, limit_threads};
 use thalweg_storage::{Host, ProcessHost, Storage, Unwatched};
 use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
@@ -16,8 +16,7 @@ use thalweg_tensor::kernel::Simd;
 use crate::args::GlobalArgs;
 use crate::error::Error;
 use crate::messages::Messages;
-use crate::meter::Meter;
-use crate::pace::{Pace, PaceUnit};
+use crate::progress::CliProgress;
 use crate::run::hub_cache_root;
 use crate::store::open_storage;
 
@@ -190,117 +189,4 @@ pub(crate) fn command_without(options: &[&str], flags: &[&str]) -> String {
         }
     }
     words.join(" ")
-}
-
-/// A bar on a terminal, a line every few seconds elsewhere; nothing for what is done at once.
-struct CliProgress<'a> {
-    messages: &'a Messages,
-    meter: Meter<'a>,
-    state: Mutex<State>,
-    done: AtomicU64,
-}
-
-/// What is under way, and in what it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Activity {
-    /// Bytes.
-    Bytes(Stage),
-    /// Tokens through a model.
-    Scoring,
-}
-
-struct State {
-    activity: Activity,
-    total: u64,
-    /// Done by an earlier run.
-    resumed: u64,
-    began: Instant,
-}
-
-impl State {
-    fn new(activity: Activity, total: u64) -> Self {
-        Self { activity, total, resumed: 0, began: Instant::now() }
-    }
-
-    fn pace(&self, done: u64) -> Pace {
-        let unit = match self.activity {
-            Activity::Scoring => PaceUnit::Tokens,
-            Activity::Bytes(Stage::Fetch) => PaceUnit::Network,
-            Activity::Bytes(_) => PaceUnit::Bytes,
-        };
-        let seconds = self.began.elapsed().as_secs_f64();
-        Pace { unit, total: self.total, resumed: self.resumed, done, seconds }
-    }
-}
-
-/// What ends sooner says nothing.
-const FIRST_REPORT: Duration = Duration::from_millis(1500);
-
-impl<'a> CliProgress<'a> {
-    fn new(messages: &'a Messages) -> Self {
-        let state = Mutex::new(State::new(Activity::Bytes(Stage::Merge), 0));
-        Self { messages, meter: Meter::new(messages, ""), state, done: AtomicU64::new(0) }
-    }
-
-    fn begin_activity(&self, activity: Activity, total: u64) {
-        self.messages.clear_bar();
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::new(activity, total);
-        self.done.store(0, Ordering::Relaxed);
-        self.meter.wait(FIRST_REPORT);
-    }
-
-    fn add(&self, n: u64) {
-        let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
-        if !self.meter.is_due() {
-            return;
-        }
-        let Ok(state) = self.state.try_lock() else { return };
-        let (verb, pace) = (verb(state.activity), state.pace(done).text());
-        let text = if self.messages.draws_bars() { pace } else { format!("{verb}: {pace}") };
-        self.messages.show_progress(&format!("{verb} {{wide_bar}} {{msg}}"), [done, state.total], text);
-    }
-}
-
-fn verb(activity: Activity) -> &'static str {
-    match activity {
-        Activity::Bytes(Stage::Fetch) => "fetching",
-        Activity::Bytes(Stage::Copy) => "copying",
-        Activity::Bytes(Stage::Resume) => "checking what was staged",
-        Activity::Bytes(Stage::Merge) => "merging",
-        Activity::Bytes(Stage::Sync) => "syncing",
-        Activity::Bytes(Stage::Upload) => "uploading",
-        Activity::Bytes(Stage::Verify) => "verifying",
-        Activity::Bytes(Stage::Geometry) => "measuring",
-        Activity::Bytes(Stage::Rank) => "ranking",
-        Activity::Scoring => "scoring",
-    }
-}
-
-impl thalweg_eval::context::Progress for CliProgress<'_> {
-    fn begin(&self, total_tokens: u64) {
-        self.begin_activity(Activity::Scoring, total_tokens);
-    }
-
-    fn advance(&self, n_tokens: u64) {
-        self.add(n_tokens);
-    }
-}
-
-impl Progress for CliProgress<'_> {
-    fn begin(&self, stage: Stage, total_bytes: u64) {
-        self.begin_activity(Activity::Bytes(stage), total_bytes);
-    }
-
-    fn resume(&self, n_bytes: u64) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).resumed += n_bytes;
-        self.done.fetch_add(n_bytes, Ordering::Relaxed);
-    }
-
-    fn advance(&self, n_bytes: u64) {
-        self.add(n_bytes);
-    }
-
-    fn note(&self, text: &str) {
-        self.messages.note(text);
-    }
 }

@@ -16,6 +16,7 @@ mod options;
 mod pace;
 mod planned;
 mod policy;
+mod progress;
 mod recipe;
 mod requests;
 mod run;

@@ -1,6 +1,6 @@
 //! How far a long act is: a bar on a terminal, a line every few seconds elsewhere.
 //!
-//! Merging and scoring count bytes and tokens from many threads; `host` has theirs.
+//! Merging and scoring count bytes and tokens from many threads; `progress` has theirs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

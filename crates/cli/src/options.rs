@@ -101,8 +101,9 @@ pub(crate) fn show_gain(gain: GainRow) -> String {
 
 /// What it cost to score what was counted: `3 models (1.2M tokens, read 4.50 GB) in 1.2 s`.
 pub(crate) fn show_cost(models: &str, cost: &CostRow) -> String {
-    let (tokens, bytes) = (show_count(cost.n_tokens), show_bytes(cost.bytes_read));
-    format!("{models} ({tokens} tokens, read {bytes}) in {:.1} s", cost.seconds)
+    // Another program does not say how many tokens it took.
+    let tokens = if cost.n_tokens == 0 { String::new() } else { format!("{} tokens, ", show_count(cost.n_tokens)) };
+    format!("{models} ({tokens}read {}) in {:.1} s", show_bytes(cost.bytes_read), cost.seconds)
 }
 
 /// A path with a name, as `web=CKPT`.
@@ -141,5 +142,7 @@ mod tests {
         assert_eq!(show_gain(GainRow { interval_95: None, ..gain }), "+0.0123");
         let cost = CostRow { bytes_read: 4_500_000_000, n_evaluations: 3, n_tokens: 1_200_000, seconds: 1.23 };
         assert_eq!(show_cost("3 models", &cost), "3 models (1.2M tokens, read 4.50 GB) in 1.2 s");
+        let by_command = CostRow { n_tokens: 0, ..cost };
+        assert_eq!(show_cost("3 models", &by_command), "3 models (read 4.50 GB) in 1.2 s");
     }
 }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results_file};
-use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart};
+use thalweg_eval::{ReportSuite, SelectionSuite, Suite, check_apart};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
-use thalweg_study::evaluator::{Evaluator, ModelScores, OnScore};
+use thalweg_study::evaluator::{Evaluator, ModelScores, OnScore, check_by};
 use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -22,7 +22,7 @@ use crate::eval_external::{Scratch, check_command, check_params, score_one};
 use crate::eval_results::tell_refused;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::options::Seconds;
+use crate::options::{Seconds, show_count};
 
 /// The suite that scores of another program belong to.
 const COMMAND_SUITE: &str = "command";
@@ -59,7 +59,9 @@ pub(crate) fn open_suites(
         })
     };
     let suite = open(path)?;
-    check_by(args, &suite)?;
+    if let Some(by) = &args.by {
+        check_by(by, suite.tasks.iter().flat_map(|task| task.measures.iter().map(|one| (&*task.name, one.name()))))?;
+    }
     let Some(report) = report else {
         if suite.role.is_none() {
             messages.note(format!(
@@ -78,25 +80,22 @@ pub(crate) fn open_suites(
     Ok(vec![selection.suite().clone(), report.suite().clone()])
 }
 
-/// A score that does not exist is found before anything is scored.
-fn check_by(args: &ScoringArgs, suite: &Suite) -> Result<(), Error> {
-    let Some(by) = &args.by else { return Ok(()) };
-    let known =
-        || suite.tasks.iter().flat_map(|task| task.measures.iter().map(move |m| (task.name.as_str(), m.name())));
-    let is_meant = |(task, measure): (&str, &str)| by == task || *by == format!("{task}/{measure}");
-    if known().any(is_meant) {
-        return Ok(());
-    }
-    let names: Vec<String> = known().map(|(task, measure)| format!("{task}/{measure}")).collect();
-    Err(Error::usage_with_hint(format!("there is no score `{by}`"), format!("there are {}", names.join(", "))))
+/// Says how much will be scored, before it begins: `what` names the models, such as `10 merges`.
+pub(crate) fn tell_cost(evaluator: &dyn Evaluator, (n_models, what): (usize, &str), messages: &Messages) {
+    let tokens = evaluator.tokens_per_model().map_or_else(String::new, |tokens| {
+        let all = tokens.saturating_mul(n_models as u64);
+        format!(", {} tokens each, {} in all", show_count(tokens), show_count(all))
+    });
+    messages.note(format!("scoring {what}{tokens}; known scores are reused"));
 }
 
-/// What scores, as the options say. `like` is any checkpoint of the run, `folder` that of the study.
+/// What scores, as the options say. `like` is any checkpoint of the run, `folder` that of the study. Models are counted
+/// by a [`ScoringMeter`](crate::meter::ScoringMeter), so `run` has no bars and neither have evaluations.
 pub(crate) fn make_evaluator<'a>(
     args: &ScoringArgs,
     suites: &[Suite],
     (like, folder): (&Path, Option<&Path>),
-    (eval, run): (EvalContext<'a>, &'a RunContext<'a>),
+    (world, run): (&'a World<'_>, &'a RunContext<'a>),
     messages: &'a Messages,
 ) -> Result<Box<dyn Evaluator + 'a>, Error> {
     let cache = args.cache.clone().or_else(|| folder.map(|folder| folder.join("scores")));
@@ -110,7 +109,7 @@ pub(crate) fn make_evaluator<'a>(
         }
         None => {
             let tokenizer = args.tokenizer.as_deref();
-            Ok(Box::new(EngineEvaluator::new(suites, like, tokenizer, cache, eval, run)?))
+            Ok(Box::new(EngineEvaluator::new(suites, like, tokenizer, cache, world.quiet_eval_context(), run)?))
         }
     }
 }

@@ -51,8 +51,7 @@ pub fn compose_outputs(
     for (point, factor) in points.iter().zip(coefficients.ratios()) {
         for (source, own) in point.sources.iter().zip(point.coefficients()?.ratios()) {
             let place = *places.entry(source.path.clone()).or_insert_with(|| {
-                let source = SourceRef { path: source.path.clone(), step: source.step, tokens: source.tokens };
-                sums.push((source, BigRational::zero()));
+                sums.push((source.source(), BigRational::zero()));
                 sums.len() - 1
             });
             sums[place].1 += factor.as_rational() * own.as_rational();

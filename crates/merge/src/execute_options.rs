@@ -2,8 +2,9 @@
 
 use thalweg_storage::publish::Replace;
 
-/// What a run may do to things that exist, beyond what the plan says.
-#[derive(Debug, Clone, Copy)]
+/// What a run may do to things that exist, beyond what the plan says: by default it replaces nothing and resumes what
+/// was interrupted.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ExecuteOptions {
     /// Whether another output may be replaced.
     pub replace: Replace,
@@ -12,9 +13,10 @@ pub struct ExecuteOptions {
 }
 
 /// What becomes of a stage that an interrupted run left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PartialStage {
     /// Resume it. One of another plan or reading is an error.
+    #[default]
     Resume,
     /// Resume it if it is of the same plan and reading, else start over.
     ResumeIfSame,

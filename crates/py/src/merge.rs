@@ -336,7 +336,7 @@ pub(crate) fn merge(
 
 /// A merge that `Merge.write` writes as any other.
 pub(crate) fn open_in_memory(py: Python<'_>, plan: &PyPlan, session: Session) -> Result<PyMerge> {
-    let options = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume };
+    let options = ExecuteOptions::default();
     open(py, plan.plan.clone(), session, None, options)
 }
 

@@ -8,10 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::context::DEFAULT_MEMORY;
-use thalweg_merge::engine::{ExecuteOptions, PartialStage};
+use thalweg_merge::engine::ExecuteOptions;
 use thalweg_merge::in_memory::OpenMerge;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
-use thalweg_storage::publish::Replace;
 use thalweg_study::record::StudyRecord;
 use thalweg_study::recorded::RecordedScores;
 use thalweg_study::request::{MergeRequest, OutputOptions, RunOptions};
@@ -214,7 +213,7 @@ impl PySweep {
                 command: "thalweg.Sweep.write_study (Python)".to_owned(),
                 by,
                 keep,
-                execute: ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume },
+                execute: ExecuteOptions::default(),
                 folder: folder.clone(),
                 on_score: &mut |_, _| {},
             };
@@ -303,15 +302,15 @@ pub(crate) fn sweep(
     options: Option<&Bound<'_, PyDict>>,
 ) -> Result<PySweep> {
     let (about, output) = about_and_output(options)?;
+    let newest = SweepRequest::new(counts, DEFAULT_FOLDER);
     let request = SweepRequest {
-        counts,
         interval_steps: whole_numbers("interval_steps", interval_steps)?,
         interval_tokens: whole_numbers("interval_tokens", interval_tokens)?,
-        schemes: schemes.unwrap_or_else(|| vec!["sma".to_owned()]),
-        ends: texts(ends)?.unwrap_or_else(|| vec!["newest".to_owned()]),
+        schemes: schemes.unwrap_or(newest.schemes),
+        ends: texts(ends)?.unwrap_or(newest.ends),
         raws: raw_choice(raws)?,
         output,
-        folder: DEFAULT_FOLDER.into(),
+        ..newest
     };
     let memory = memory.unwrap_or_else(|| SizeArgument::Text(DEFAULT_MEMORY.to_owned()));
     let session = Session::new(threads, memory.bytes("memory")?)?;

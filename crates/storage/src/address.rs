@@ -1,4 +1,4 @@
-//! Network addresses such as `s3://bucket/run`: none may be mistaken for a path.
+//! Network addresses such as `s3://bucket/run`: none may be mistaken for a path. Which kinds of stores there are.
 
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,43 @@ pub(crate) fn scheme_of(text: &str) -> Option<&str> {
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     is_scheme.then_some(scheme)
+}
+
+/// The kinds of stores that addresses name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    S3,
+    Google,
+    Azure,
+    Http,
+    Https,
+}
+
+/// Schemes of other addresses, which people have and this program refuses.
+const OTHER_SCHEMES: [&str; 4] = ["hf", "file", "ssh", "hdfs"];
+
+impl StoreKind {
+    /// The kind that a scheme names.
+    pub(crate) fn parse(scheme: &str) -> Option<Self> {
+        Some(match scheme.to_ascii_lowercase().as_str() {
+            "s3" | "s3a" => Self::S3,
+            "gs" | "gcs" => Self::Google,
+            "az" | "azure" => Self::Azure,
+            "http" => Self::Http,
+            "https" => Self::Https,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is a plain web server, which cannot list or store objects.
+    pub(crate) fn is_read_only(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+}
+
+/// Whether people write addresses with this scheme, supported or not.
+pub(crate) fn is_known_scheme(scheme: &str) -> bool {
+    StoreKind::parse(scheme).is_some() || OTHER_SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]

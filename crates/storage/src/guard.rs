@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::address::split_scheme;
+use crate::address::{StoreKind, is_known_scheme, split_scheme};
 use crate::names::{is_stage_name, new_path};
 use crate::{CommitStyle, Error, FileKind, Storage, is_address};
 
@@ -148,15 +148,12 @@ pub fn output_path(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error>
     }
 }
 
-/// Schemes that are written with one slash or none by mistake.
-const SCHEMES: [&str; 10] = ["s3", "gs", "az", "gcs", "http", "https", "hf", "file", "ssh", "hdfs"];
-
 /// Refuses a path that would be a folder named `~`, `s3:` or `user@host:`, or that is on a web server.
 fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
     let refuse = |what: String| Err(no_place(path, what));
     let Some(text) = path.to_str() else { return Ok(()) };
     if let Some((scheme, _)) = split_scheme(text) {
-        if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") {
+        if StoreKind::parse(scheme).is_some_and(StoreKind::is_read_only) {
             // Where no addresses are known at all, that is the error.
             storage.canonical_path(path)?;
             return refuse("web servers are only read".to_owned());
@@ -172,7 +169,8 @@ fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
         return refuse(format!("the shell did not expand `{first}`, so the output would be a folder of that name"));
     }
     match first.split_once(':') {
-        Some((scheme, _)) if SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
+        // Written with one slash or none by mistake.
+        Some((scheme, _)) if is_known_scheme(scheme) => {
             refuse(format!("an address has two slashes after the colon: `{scheme}://`"))
         }
         Some((host, _)) if host.contains('@') => {

@@ -16,9 +16,10 @@ use crate::names::{new_path, old_path};
 use crate::{CommitStyle, Error, Storage, UploadWatcher};
 
 /// Whether something that is there already may be replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Replace {
     /// It is an error.
+    #[default]
     Never,
     /// The old one goes, once its successor is durable.
     Force,

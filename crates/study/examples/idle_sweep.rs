@@ -12,22 +12,21 @@ use std::error::Error as StdError;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use thalweg_checkpoint::{CheckpointPool, ReadOptions};
-use thalweg_merge::context::{Limits, RunContext, TOOL};
-use thalweg_merge::engine::{ExecuteOptions, PartialStage};
+use thalweg_checkpoint::ReadOptions;
+use thalweg_merge::context::{Limits, RunContext};
+use thalweg_merge::engine::ExecuteOptions;
 use thalweg_merge::in_memory::merge_into_sinks;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
 use thalweg_model::{ModelConfig, ParamLayout, arena_sink};
-use thalweg_storage::publish::Replace;
-use thalweg_storage::{LocalStorage, ProcessHost, Storage, Unwatched};
+use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::Error;
 use thalweg_study::evaluator::{Evaluator, ModelScores, TaskScore};
 use thalweg_study::record::{CostRow, SuiteRow};
-use thalweg_study::request::{OutputOptions, Resolver, RunOptions};
-use thalweg_study::sweep::{Keep, RawChoice, SweepOptions, SweepRequest, run_sweep};
+use thalweg_study::request::{Resolver, RunOptions};
+use thalweg_study::surroundings::Surroundings;
+use thalweg_study::sweep::{Keep, SweepOptions, SweepRequest, run_sweep};
 use thalweg_tensor::TensorSink;
 use thalweg_tensor::kernel::Simd;
 
@@ -113,32 +112,20 @@ fn main() -> Result<(), Box<dyn StdError + Send + Sync>> {
     let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
     let scratch = tempfile::tempdir()?;
     for _ in 0..n_rounds {
-        let (pool, host, interrupt) = (CheckpointPool::new(&storage), ProcessHost::start(), AtomicBool::new(false));
         let n_threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let run = RunContext {
-            storage: Arc::clone(&storage),
-            pool: &pool,
-            host: &host,
-            progress: &Unwatched,
-            interrupt: &interrupt,
-            limits: Limits { n_threads, memory_bytes: 1 << 30, simd: Simd::Auto },
-            tool: TOOL,
-        };
+        let limits = Limits { n_threads, memory_bytes: 1 << 30, simd: Simd::Auto };
+        let around = Surroundings::new(Arc::clone(&storage), limits);
+        let run = around.run();
         let began = Instant::now();
         let resolver = Resolver::new(run.clone(), ReadOptions::default(), None);
         let trajectory = resolver.open_run(&run_path, &RunOptions::default())?;
         let request = SweepRequest {
-            counts: vec![10],
-            interval_steps: Vec::new(),
-            interval_tokens: Vec::new(),
             schemes: vec!["sma".to_owned(), "wma".to_owned()],
             ends: vec!["steps".to_owned()],
-            raws: RawChoice::Newest,
-            output: OutputOptions::default(),
-            folder: scratch.path().join("sweep"),
+            ..SweepRequest::new(vec![10], scratch.path().join("sweep"))
         };
         let sweep = resolver.sweep(&request, &trajectory)?;
-        let checkpoint = pool.open(&sweep.any_checkpoint()?, &ReadOptions::default())?;
+        let checkpoint = run.pool.open(&sweep.any_checkpoint()?, &ReadOptions::default())?;
         let config = checkpoint.config().ok_or("the checkpoints have no config.json")?;
         let layout = ModelConfig::from_json(config)?.layout();
         let mut evaluator = IdleEvaluator { layout, arenas: Vec::new(), run: &run, cost: CostRow::default() };
@@ -147,7 +134,7 @@ fn main() -> Result<(), Box<dyn StdError + Send + Sync>> {
             command: "idle_sweep".to_owned(),
             by: None,
             keep: Keep::None,
-            execute: ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard },
+            execute: ExecuteOptions::default(),
             folder: request.folder.clone(),
             on_score: &mut |_, _| {},
         };

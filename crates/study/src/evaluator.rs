@@ -3,6 +3,7 @@
 //! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a
 //! command.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -178,7 +179,7 @@ impl ModelScores {
             standard_error: task.standard_error,
             n: task.n,
             higher_is_better: task.higher_is_better,
-            gain: baseline.and_then(|baseline| baseline.find(task)).and_then(|over| gain_over(task, over)),
+            gain: baseline.and_then(|baseline| baseline.find(task)).and_then(|over| task.gain_over(over)),
             gain_over_chosen: None,
         };
         self.tasks.iter().map(row).collect()
@@ -198,7 +199,7 @@ impl TaskScore {
 
     /// Whether `by` names it: a task, or `task/measure`.
     pub(crate) fn is_called(&self, by: &str) -> bool {
-        by == self.task || by == self.name()
+        names_score(by, (&self.task, &self.measure))
     }
 
     /// The value if less is better, its negative if more is.
@@ -210,12 +211,49 @@ impl TaskScore {
     pub fn label(&self) -> String {
         format!("{} {}", self.task, self.measure)
     }
+
+    /// How much better it is than `over`, positive is better: item by item where both have items, else as if the two
+    /// were independent. `None` where the items are not the same.
+    pub fn gain_over(&self, over: &Self) -> Option<GainRow> {
+        self.paired_gain(over).map(PairedGain::row)
+    }
+
+    /// As [`gain_over`](Self::gain_over), with the standard error.
+    pub(crate) fn paired_gain(&self, over: &Self) -> Option<PairedGain> {
+        let Some((a, b)) = over.items.as_ref().zip(self.items.as_ref()) else {
+            let (value, interval_95) = unpaired_gain(&external(over), &external(self));
+            let standard_error = over.standard_error.zip(self.standard_error).map(|(a, b)| a.hypot(b));
+            return Some(PairedGain { value, standard_error, interval_95 });
+        };
+        // The percentile bootstrap is not shown, and its resamples would be most of the time.
+        let bootstrap = Bootstrap { seed: 0, n_resamples: 1 };
+        let all = compare_scores(std::slice::from_ref(&**a), std::slice::from_ref(&**b), bootstrap).ok()?;
+        let found = all.into_iter().find(|one| one.measure.name() == self.measure)?;
+        let (value, standard_error) = (found.gain, found.standard_error);
+        Some(PairedGain { value, standard_error, interval_95: found.interval_95 })
+    }
 }
 
-/// How much better `judged` is than `over`, positive is better: item by item where both have items, else as if the two
-/// were independent. `None` where the items are not the same.
-pub(crate) fn gain_over(judged: &TaskScore, over: &TaskScore) -> Option<GainRow> {
-    paired_gain(judged, over).map(|gain| GainRow { value: gain.value, interval_95: gain.interval_95 })
+/// Refuses `by` where it names none of the scores that there will be, given by task and measure.
+///
+/// # Errors
+/// `Request` with the scores that there are.
+pub fn check_by<'a>(by: &str, mut scores: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<(), Error> {
+    let there_are = scores.clone().map(|(task, measure)| format!("{task}/{measure}"));
+    if scores.any(|score| names_score(by, score)) { Ok(()) } else { Err(no_such_score(Some(by), there_are)) }
+}
+
+/// Whether `by` is a task or `TASK/MEASURE`.
+fn names_score(by: &str, (task, measure): (&str, &str)) -> bool {
+    by.strip_prefix(task).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/') == Some(measure))
+}
+
+pub(crate) fn no_such_score(by: Option<&str>, names: impl Iterator<Item = String>) -> Error {
+    let names: BTreeSet<String> = names.collect();
+    Error::request_with_hint(
+        format!("there is no score `{}`", by.unwrap_or("of any task")),
+        format!("there are {}", names.into_iter().collect::<Vec<_>>().join(", ")),
+    )
 }
 
 /// A gain with its standard error.
@@ -229,19 +267,11 @@ pub(crate) struct PairedGain {
     pub interval_95: Option<[f64; 2]>,
 }
 
-/// As [`gain_over`], with the standard error.
-pub(crate) fn paired_gain(judged: &TaskScore, over: &TaskScore) -> Option<PairedGain> {
-    let Some((a, b)) = over.items.as_ref().zip(judged.items.as_ref()) else {
-        let (value, interval_95) = unpaired_gain(&external(over), &external(judged));
-        let standard_error = over.standard_error.zip(judged.standard_error).map(|(a, b)| a.hypot(b));
-        return Some(PairedGain { value, standard_error, interval_95 });
-    };
-    // The percentile bootstrap is not shown, and its resamples would be most of the time.
-    let bootstrap = Bootstrap { seed: 0, n_resamples: 1 };
-    let all = compare_scores(std::slice::from_ref(&**a), std::slice::from_ref(&**b), bootstrap).ok()?;
-    let found = all.into_iter().find(|one| one.measure.name() == judged.measure)?;
-    let (value, standard_error) = (found.gain, found.standard_error);
-    Some(PairedGain { value, standard_error, interval_95: found.interval_95 })
+impl PairedGain {
+    /// As records have it.
+    pub(crate) fn row(self) -> GainRow {
+        GainRow { value: self.value, interval_95: self.interval_95 }
+    }
 }
 
 fn external(score: &TaskScore) -> ExternalScore {

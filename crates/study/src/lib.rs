@@ -5,7 +5,8 @@
 //! [`record::StudyRecord`] is the record of a study, one JSON file; [`page::render_study`] makes the page from it, and
 //! the same record always gives the same bytes. The entries are [`request::Resolver::merge_plan`],
 //! [`sweep::run_sweep`], [`forecast::run::run_forecast`], [`extrapolate::run_extrapolation`], [`law::fit_merge_law`],
-//! [`recover::plan_recovery`] and [`demo::run_demo`].
+//! [`recover::plan_recovery`] and [`demo::run_demo`]. `examples/leave_one_out.rs` asks a question that none of them
+//! answers.
 
 pub mod append;
 pub mod asked;
@@ -44,6 +45,7 @@ pub mod study_answer;
 pub mod study_summary;
 mod study_view;
 pub mod sums;
+pub mod surroundings;
 mod svg;
 pub mod sweep;
 pub mod table;

@@ -56,7 +56,7 @@ impl RecordedScores {
     /// `Request` where nothing was scored, or not by that.
     pub fn choose(&self, sweep: &Sweep, by: Option<&str>) -> Result<ChoiceRow, Error> {
         let part = self.scored_part(sweep)?;
-        let findings = score_sweep(part.raws, part.trials, &mut self.clone(), &mut |_, _| {})?;
+        let findings = score_sweep(&part, &mut self.clone(), &mut |_, _| {})?;
         let choice = findings.choose(&findings.deciding(by)?);
         choice.ok_or_else(|| Error::request("no merge has the score that the choice is made by"))
     }

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages
     };
     let cx = world.quiet_context(args.execution.memory.0);
     let from = (like.as_path(), None);
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
     let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
     let options = ExtrapolationOptions {
         by: args.scoring.by.clone(),

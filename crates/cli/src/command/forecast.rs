@@ -15,10 +15,13 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
 use crate::messages::Messages;
-use crate::meter::{Meter, Urgency};
+use crate::meter::ScoringMeter;
 use crate::options::show_cost;
 use crate::requests::anneal_question;
 use crate::scoring::{check_scoring, make_evaluator, open_suites};
+
+/// Models that are scored.
+const N_MODELS: usize = 4;
 
 pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     check_scoring(&args.scoring, "which scores should be forecast?")?;
@@ -29,7 +32,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     }
     let resolver = world.resolver();
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
-    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
+    let meter = ScoringMeter::new(messages, N_MODELS, "models");
     let own = args.anneal.calibrate.as_deref().map(|path| read_case_file(&*world.storage, path)).transpose()?;
     let options = ForecastOptions {
         title: format!("Forecast for {}", args.run_path.display()),
@@ -39,9 +42,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
         // The run as it was typed, so that a file of cases tells no more than it needs.
         save_cases: args.save_cases.clone().map(|path| (path, args.run_path.display().to_string())),
         folder: args.out.clone(),
-        on_score: &mut |n_done, name| {
-            meter.show([n_done as u64, 4], Urgency::InTurn, || format!("{n_done} of 4 models, {name}"));
-        },
+        on_score: &mut |n_done, name| meter.show(n_done, Some(name)),
     };
     // Opening run and suite takes a while too.
     check_forecast_places(&options, &cx)?;
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     let like = trajectory.finished().next_back().map(|newest| newest.path.clone());
     let like = like.ok_or_else(|| Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())))?;
     let from = (like.as_path(), args.out.as_deref());
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
     let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx)?;
     let outcome = match answer.outcome {
         Ok(outcome) => outcome,

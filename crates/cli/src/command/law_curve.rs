@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::meter::ScoringMeter;
-use crate::options::{show_bytes, show_count};
-use crate::scoring::{check_scoring, make_evaluator, open_suites};
+use crate::options::show_bytes;
+use crate::scoring::{check_scoring, make_evaluator, open_suites, tell_cost};
 
 /// Experts whose subsets are all merged by default.
 const MAX_FOR_ALL: usize = 10;
@@ -30,15 +30,10 @@ pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -
         return Err(Error::usage("there are no models"));
     };
     let from = (like.as_path(), None);
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
     let n_models = curve.n_models();
-    let tokens =
-        evaluator.tokens_per_model().map_or_else(String::new, |tokens| format!(", {} tokens each", show_count(tokens)));
-    messages.note(format!(
-        "scoring {} of {}{tokens}",
-        counted(n_models, "merge"),
-        counted(curve.experts.len(), "model")
-    ));
+    let what = format!("{} of {}", counted(n_models, "merge"), counted(curve.experts.len(), "model"));
+    tell_cost(&*evaluator, (n_models, &what), messages);
     let meter = ScoringMeter::new(messages, n_models, "merges");
     let options = CurveOptions {
         by: args.scoring.by.clone(),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
-use thalweg_study::evaluator::{Evaluator, TaskScore};
+use thalweg_study::evaluator::TaskScore;
 use thalweg_study::record::{ScoreRow, StudyRecord, TrialRow};
 use thalweg_study::sweep::{Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};
 use thalweg_tensor::counted;
@@ -17,8 +17,8 @@ use crate::host::{World, command_line};
 use crate::merged::execute_options;
 use crate::messages::Messages;
 use crate::meter::ScoringMeter;
-use crate::options::{or_dash, show_cost, show_count, show_gain, show_signed_range};
-use crate::scoring::{make_evaluator, open_suites};
+use crate::options::{or_dash, show_cost, show_gain, show_signed_range};
+use crate::scoring::{make_evaluator, open_suites, tell_cost};
 
 pub(super) fn run(
     args: &SweepArgs,
@@ -36,12 +36,14 @@ pub(super) fn run(
     let cx = world.quiet_context(args.execution.memory.0);
     check_sweep_places(sweep, keep, &args.out, &cx)?;
     let from = (&*sweep.any_checkpoint()?, Some(&*args.out));
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
-    tell_cost(&*evaluator, sweep, messages);
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
+    let (n_raws, n_trials) = (sweep.raws.len(), sweep.trials.len());
+    let n_models = n_raws + n_trials;
+    let what = format!("{} and {}", counted(n_trials, "merge"), counted(n_raws, "raw checkpoint"));
+    tell_cost(&*evaluator, (n_models, &what), messages);
     if args.dry_run {
         return Ok(Outcome::Done);
     }
-    let n_models = sweep.raws.len() + sweep.trials.len();
     let meter = ScoringMeter::new(messages, n_models, "models");
     let options = SweepOptions {
         title: format!("Sweep of {}", args.run_path.display()),
@@ -58,20 +60,6 @@ pub(super) fn run(
     messages.json(&document(&outcome.record));
     messages.text(&table(&args.out, &outcome));
     Ok(Outcome::Done)
-}
-
-/// Says what it will take before it begins.
-fn tell_cost(evaluator: &dyn Evaluator, sweep: &Sweep, messages: &Messages) {
-    let (n_raws, n_trials) = (sweep.raws.len(), sweep.trials.len());
-    let n_models = (n_raws + n_trials) as u64;
-    let tokens = evaluator.tokens_per_model().map_or_else(String::new, |tokens| {
-        format!(", {} tokens each, {} in all", show_count(tokens), show_count(tokens * n_models))
-    });
-    messages.note(format!(
-        "scoring {} and {}{tokens}; known scores are reused",
-        counted(n_trials, "merge"),
-        counted(n_raws, "raw checkpoint")
-    ));
 }
 
 fn document(record: &StudyRecord) -> serde_json::Value {

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
                     .map(|evaluator| Box::new(evaluator) as Box<dyn Evaluator>)
             }
             _ => {
-                let (from, contexts) = ((like, Some(&*folder)), (world.quiet_eval_context(), &quiet));
+                let (from, contexts) = ((like, Some(&*folder)), (world, &quiet));
                 make_evaluator(&args.scoring, &suites, from, contexts, messages)
             }
         };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::study::Lab;
+use crate::lab::Lab;
 use crate::support::{run, transcript};
 
 /// Macro cross-entropy of 16 domains, LLaMA 3B, by the number of merged experts (Wang et al. 2025, arXiv 2509.24244).

@@ -23,6 +23,7 @@ mod fresh;
 mod hints;
 mod kept_state;
 mod kill;
+mod lab;
 mod launch;
 mod law;
 mod mergekit_faults;

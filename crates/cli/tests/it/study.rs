@@ -5,62 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use thalweg_testkit::copy_folder;
 
-use crate::support::{root, run, transcript};
-
-const STEPS: u64 = 160;
-
-/// A run of 40 checkpoints of a very small model, and two suites that share no document.
-pub(crate) struct Lab {
-    scratch: tempfile::TempDir,
-}
-
-impl Lab {
-    pub(crate) fn new() -> Self {
-        let lab = Self { scratch: tempfile::tempdir().unwrap() };
-        lab.train("run", STEPS, 0, "");
-        for (part, role) in [("validation", "selection"), ("test", "report")] {
-            let file = root().join(format!("corpora/stories/{part}.jsonl.zst"));
-            let suite = format!(
-                "kind = \"thalweg-suite\"\nversion = 1\nname = \"{part}\"\nrole = \"{role}\"\ncontext_length = 32\n\
-                 start = \"<|endoftext|>\"\n[[task]]\nname = \"stories\"\nkind = \"text\"\nfile = {file:?}\nlimit = 40\n\
-                 cut_tokens = 64\nmeasures = [\"nats_per_token\"]\n"
-            );
-            std::fs::write(lab.path(&format!("{part}.toml")), suite).unwrap();
-        }
-        lab
-    }
-
-    pub(crate) fn path(&self, name: &str) -> String {
-        self.scratch.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    pub(crate) fn train(&self, name: &str, steps: u64, anneal_steps: u64, more: &str) {
-        let config = format!(
-            "kind = \"thalweg-train\"\nversion = 1\nseed = 3\nsteps = {steps}\nsequence_length = 32\nbatch_sequences = 4\n\
-             tokenizer = \"bpe-512\"\n[model]\nhidden = 24\nlayers = 1\nheads = 2\nintermediate = 32\n\
-             [[data]]\nfrom = \"stories\"\nlimit = 400\n[optimizer]\nlearning_rate = 0.02\n\
-             [schedule]\nkind = \"wsd\"\nwarmup_steps = 8\nanneal_steps = {anneal_steps}\ncurve = \"linear\"\n\
-             [checkpoints]\nevery_steps = 4\nkeep_states = 0\n{more}"
-        );
-        std::fs::write(self.path(&format!("{name}.toml")), config).unwrap();
-        let output = run(&["train", &self.path(&format!("{name}.toml")), "-o", &self.path(name), "-q"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// Exit code and JSON of a command.
-    pub(crate) fn json(&self, arguments: &[&str]) -> (i32, Value) {
-        let all: Vec<&str> = arguments.iter().copied().chain(["--json", "-q"]).collect();
-        let output = run(&all);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let value = serde_json::from_str(&text);
-        let value = value.unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
-        (output.status.code().unwrap(), value)
-    }
-
-    pub(crate) fn transcript(&self, arguments: &[&str]) -> String {
-        transcript(arguments, self.scratch.path())
-    }
-}
+use crate::lab::{Lab, STAND_IN, STEPS};
 
 fn value_of(row: &Value, suite: &str) -> f64 {
     let scores = row["scores"].as_array().unwrap();
@@ -208,10 +153,6 @@ fn what_chose_may_not_report_and_budgets_hold() {
     assert!(!Path::new(&out).exists());
 }
 
-/// Another evaluator: the score is the checksum of the parameters, so that it can be known.
-const STAND_IN: &str = "n=$(cksum < {checkpoint}/model.safetensors | cut -d ' ' -f 1); \
-    printf '[{\"task\": \"sum\", \"value\": %s, \"stderr\": 1.0, \"n\": 9, \"higher_is_better\": true}]' $n > {out}";
-
 #[test]
 fn another_program_scores_merges_that_are_written_for_it_and_removed() {
     let lab = Lab::new();
@@ -249,6 +190,13 @@ fn a_forecast_takes_four_scores_and_learns_from_saved_cases() {
     let (value, low, high) = (number(&row["value"]), number(&row["interval_95"][0]), number(&row["interval_95"][1]));
     assert!(low < number(&row["interval_80"][0]) && low < value && value < high && value < number(&row["raw"]));
     assert!(row["rests_on"].as_str().unwrap().contains("none of your own"));
+    // The error of the mean's gain is that of the items, as `eval` has it, however few they are.
+    let (raw, full) = (lab.path(&format!("run/step-{STEPS}")), lab.path("full"));
+    let n = plain["cases"][0]["n_checkpoints"].to_string();
+    lab.json(&["merge", &run_path, "--last", &n, "--dtype", "f32", "-o", &full]);
+    let (_, compared) = lab.json(&["eval", &raw, &full, "--suite", &suite]);
+    let errors = [&plain["cases"][0], &compared["comparisons"][0]].map(|one| number(&one["standard_error"]));
+    assert!((errors[0] / errors[1] - 1.0).abs() < 1e-6, "{errors:?}");
 
     let (_, saved) =
         lab.json(&[&ask[..], &["--truth", &truth, "--save-cases", &cases, "-o", &lab.path("out")]].concat());

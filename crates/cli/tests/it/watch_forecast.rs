@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::lab::Lab;
 use crate::serve::Serving;
-use crate::study::Lab;
 use crate::support::run;
 
 const LENGTH: [&str; 3] = ["--forecast", "--anneal-steps", "48"];

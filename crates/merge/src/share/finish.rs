@@ -19,7 +19,7 @@ use crate::context::{RunContext, Stage};
 use crate::engine::{Work, lay_out, merge_with_frames, note_output, open_aligned, units_of};
 use crate::equal_sources::note_equal_sources;
 use crate::error::Error;
-use crate::execute_options::{ExecuteOptions, PartialStage};
+use crate::execute_options::ExecuteOptions;
 use crate::journal::{JOURNAL_NAME, Journal, UnitRecord};
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
@@ -191,7 +191,7 @@ fn existing(
     options: ExecuteOptions,
     run: &RunContext<'_>,
 ) -> Result<MergeOutcome, Error> {
-    let as_it_is = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume };
+    let as_it_is = ExecuteOptions::default();
     let pending = Pending::find(plan, (sources, layout), as_it_is, run)?;
     let stage = run.storage.stage_path(&plan.outputs[0].path);
     let outcome = pending.into_outcomes(Vec::new(), 0).pop().ok_or(Error::NoShares { stage: stage.clone() })?;

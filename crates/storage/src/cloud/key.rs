@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::address::split_scheme;
+use crate::address::{StoreKind, split_scheme};
 use crate::error::Error;
 
 /// The object that says that an upload has not ended.
@@ -11,35 +11,14 @@ pub const UPLOAD_MARKER: &str = "thalweg-upload.json";
 /// Where an address points.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Location {
-    pub(super) scheme: Scheme,
+    pub(super) scheme: StoreKind,
     /// Bucket, container, or host with port.
     pub(super) bucket: String,
     /// Without `/` at either end; empty for the bucket itself.
     pub(super) key: String,
 }
 
-/// The kinds of stores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scheme {
-    S3,
-    Google,
-    Azure,
-    Http,
-    Https,
-}
-
-impl Scheme {
-    fn parse(scheme: &str) -> Option<Self> {
-        Some(match scheme.to_ascii_lowercase().as_str() {
-            "s3" | "s3a" => Self::S3,
-            "gs" | "gcs" => Self::Google,
-            "az" | "azure" => Self::Azure,
-            "http" => Self::Http,
-            "https" => Self::Https,
-            _ => return None,
-        })
-    }
-
+impl StoreKind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::S3 => "s3",
@@ -48,11 +27,6 @@ impl Scheme {
             Self::Http => "http",
             Self::Https => "https",
         }
-    }
-
-    /// Whether it is a plain web server, which cannot list or store objects.
-    pub(super) fn is_read_only(self) -> bool {
-        matches!(self, Self::Http | Self::Https)
     }
 }
 
@@ -63,7 +37,7 @@ impl Location {
     /// `SecretInAddress` for a password or a query; `NoPlace` without a bucket.
     pub(super) fn parse(path: &Path) -> Result<Option<Self>, Error> {
         let Some((scheme, rest)) = path.to_str().and_then(split_scheme) else { return Ok(None) };
-        let Some(scheme) = Scheme::parse(scheme) else { return Ok(None) };
+        let Some(scheme) = StoreKind::parse(scheme) else { return Ok(None) };
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         let shown = |rest: &str| format!("{}://{rest}", scheme.name());
         if let Some((_, host)) = bucket.rsplit_once('@') {

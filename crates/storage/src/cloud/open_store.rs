@@ -14,8 +14,9 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
 use super::CloudSettings;
 use super::fault::Fault;
-use super::key::{Location, Scheme};
+use super::key::Location;
 use super::patient::PatientConnector;
+use crate::address::StoreKind;
 use crate::error::{Error, RemoteFault};
 
 /// A store, and how it takes uploads in parts.
@@ -62,10 +63,10 @@ pub(super) fn open_store(location: &Location, settings: &CloudSettings) -> Resul
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = location.root();
     let opened = match location.scheme {
-        Scheme::S3 => open_s3(location, settings),
-        Scheme::Google => open_google(location, settings),
-        Scheme::Azure => open_azure(location, settings),
-        Scheme::Http | Scheme::Https => open_http(location, settings),
+        StoreKind::S3 => open_s3(location, settings),
+        StoreKind::Google => open_google(location, settings),
+        StoreKind::Azure => open_azure(location, settings),
+        StoreKind::Http | StoreKind::Https => open_http(location, settings),
     };
     opened.map_err(|error| {
         let what = error.to_string();

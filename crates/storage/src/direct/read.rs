@@ -66,9 +66,12 @@ impl DirectReaders {
 pub(crate) fn files_within(max_descriptors: usize) -> (usize, usize) {
     /// Left for outputs, locks, libraries and standard streams.
     const RESERVE: usize = 64;
+    /// Fewer source files are not kept open.
+    const LEAST: usize = 16;
     let left = max_descriptors.saturating_sub(RESERVE);
-    let n_ahead = (left / 3 / DirectReaders::DESCRIPTORS_PER_FILE).min(DirectReaders::MAX_FILES);
-    ((left - n_ahead * DirectReaders::DESCRIPTORS_PER_FILE).clamp(16, 1024), n_ahead)
+    let n_ahead = left.saturating_sub(LEAST) / 3 / DirectReaders::DESCRIPTORS_PER_FILE;
+    let n_ahead = n_ahead.min(DirectReaders::MAX_FILES);
+    ((left - n_ahead * DirectReaders::DESCRIPTORS_PER_FILE).clamp(LEAST, 1024), n_ahead)
 }
 
 #[derive(Debug)]

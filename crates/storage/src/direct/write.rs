@@ -277,7 +277,8 @@ impl DirectFile {
         self.tell(self.write_all())
     }
 
-    /// Nothing is in flight once this returns, also where a write failed: it would come after those of the next opening.
+    /// Nothing is in flight once this returns, also where a write failed: it would overwrite what the next opening
+    /// writes.
     fn write_all(&self) -> io::Result<()> {
         let written = self.write_partly_filled(&mut lock_mutex(&self.blocks));
         written.and(self.target.wait_for(|_| true).outcome())
@@ -409,17 +410,17 @@ mod tests {
         next.check().unwrap_err();
         drop(next);
         // A caller got it, and begins again once there is room on the disk.
-        let next_write = |failing: &DirectFile| {
-            drop(failing.target.wait_for(|_| true));
-            failing.write_all_at(0, &[1])
-        };
-        let ways: [&dyn Fn(&DirectFile) -> io::Result<()>; 2] = [&DirectFile::settle, &next_write];
-        for told in ways {
+        let check_told = |told: &dyn Fn(&DirectFile) -> io::Result<()>| {
             let failing = fail();
             assert_eq!(told(&failing).unwrap_err().raw_os_error(), BAD);
             drop(failing);
             file(folder.path(), &writers).1.settle().unwrap();
-        }
+        };
+        check_told(&DirectFile::settle);
+        check_told(&|failing| {
+            drop(failing.target.wait_for(|_| true));
+            failing.write_all_at(0, &[1])
+        });
         // What is new has no past.
         drop(fail());
         writers.forget(id);

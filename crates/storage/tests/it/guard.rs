@@ -252,6 +252,8 @@ fn outputs_that_a_shell_or_a_slip_spelled_are_refused() {
         ("~user/out", "`~user`"),
         ("s3:/bucket/out", "`s3://`"),
         ("gs:bucket", "`gs://`"),
+        ("azure:/container/out", "`azure://`"),
+        ("s3a:bucket", "`s3a://`"),
         ("HTTPS:/host", "`HTTPS://`"),
         ("me@host:/data/out", "`me@host` is another machine"),
     ] {

@@ -28,7 +28,7 @@ use self::suites::{DECIDES, write_suites};
 use crate::Error;
 use crate::begin_record::begin_record;
 use crate::engine_evaluator::EngineEvaluator;
-use crate::evaluator::{Evaluator, ModelScores, TaskScore, gain_over};
+use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{RawRow, StageSeconds, StudyRecord};
 use crate::request::{Resolver, RunOptions};
 use crate::sweep::{ScoredTrial, Sweep, SweepFindings, score_sweep};
@@ -161,14 +161,14 @@ fn find_out(spec: &DemoSpec, command: String, meter: &Meter<'_>, cx: &RunContext
     sweep.raws = resolver.raw_trials(&spec.candidates(), &sources_at(&trajectory, &spec.raw_steps()))?;
     let like = sweep.any_checkpoint()?;
     let mut evaluator = EngineEvaluator::new(&suites, &like, None, Some(spec.path("scores")), eval, &quiet)?;
-    let mut findings = score(sweep, &mut evaluator, meter)?;
+    let mut findings = score(&sweep, &mut evaluator, meter)?;
     let decides = findings.deciding(Some(DECIDES))?;
     let choice = findings.choose(&decides).ok_or(Error::Bug { what: "no merge of the demo was scored" })?;
     let chosen = findings.trials.iter().find(|one| one.trial.name == choice.trial).cloned();
     let chosen = chosen.ok_or(Error::Bug { what: "the chosen merge of the demo is not among its trials" })?;
     let rolling = spec.rolling(&chosen.trial.output.scheme, chosen.trial.output.sources.len());
     let rolling = Sweep { raws: Vec::new(), ..resolver.sweep(&rolling, &trajectory)? };
-    findings.trials.extend(score(rolling, &mut evaluator, meter)?.trials);
+    findings.trials.extend(score(&rolling, &mut evaluator, meter)?.trials);
     let mut record = begin_record("Merging instead of annealing: a small real run".to_owned(), command, &trajectory);
     (record.raws, record.trials) = findings.rows()?;
     record.annealed = score_annealed(spec, &findings, &chosen, &mut evaluator, meter)?;
@@ -187,10 +187,10 @@ fn sources_at(trajectory: &Trajectory, steps: &[u64]) -> Vec<thalweg_merge::plan
     trajectory.finished().filter(|one| is_wanted(one.step.0)).map(crate::select::source_ref).collect()
 }
 
-fn score(sweep: Sweep, evaluator: &mut EngineEvaluator<'_>, meter: &Meter<'_>) -> Result<SweepFindings, Error> {
+fn score(sweep: &Sweep, evaluator: &mut EngineEvaluator<'_>, meter: &Meter<'_>) -> Result<SweepFindings, Error> {
     let work = Meter::work_of_scoring(evaluator.tokens_per_model().unwrap_or(0));
     meter.begin("scoring", String::new());
-    score_sweep(sweep.raws, sweep.trials, evaluator, &mut |_, name| {
+    score_sweep(sweep, evaluator, &mut |_, name| {
         meter.finish_part(work);
         meter.begin("scoring", name.to_owned());
     })
@@ -226,7 +226,7 @@ fn annealed_row(
     (baseline, chosen): (Option<&ModelScores>, Option<&ModelScores>),
 ) -> RawRow {
     let mut rows = scores.rows(baseline);
-    let lead = |task: &TaskScore| gain_over(task, chosen?.find(task)?);
+    let lead = |task: &TaskScore| task.gain_over(chosen?.find(task)?);
     for (row, task) in rows.iter_mut().zip(&scores.tasks) {
         row.gain_over_chosen = lead(task);
     }

@@ -7,7 +7,7 @@ use thalweg_merge::plan::DigestChoice;
 
 use crate::Error;
 use crate::request::OutputOptions;
-use crate::sweep::{RawChoice, SweepRequest};
+use crate::sweep::SweepRequest;
 
 /// How much time the demo takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,16 +176,12 @@ impl DemoSpec {
     /// The merges that are tried at the end of the run: every scheme with every length.
     pub(crate) fn candidates(&self) -> SweepRequest {
         let DemoNumbers { counts, every_steps, .. } = self.numbers();
+        // Nothing is written: the folder only tells the outputs of a plan apart.
         SweepRequest {
-            counts: counts.to_vec(),
             interval_steps: vec![every_steps],
-            interval_tokens: Vec::new(),
             schemes: SCHEMES.map(str::to_owned).to_vec(),
-            ends: vec!["newest".to_owned()],
-            raws: RawChoice::Newest,
             output: OutputOptions { no_model_card: true, digest: DigestChoice::None, ..OutputOptions::default() },
-            // Nothing is written: the folder only tells the outputs of a plan apart.
-            folder: self.path("merges"),
+            ..SweepRequest::new(counts.to_vec(), self.path("merges"))
         }
     }
 

@@ -8,7 +8,7 @@ use thalweg_merge::compose::compose_outputs;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, execute_merge};
 use thalweg_merge::pending::check_places;
-use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
+use thalweg_merge::plan::{MergePlan, OutputPlan, PlanSource, SourceRef};
 use thalweg_merge::points::{PointGeometry, describe_points};
 use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
@@ -16,7 +16,7 @@ use thalweg_trajectory::Trajectory;
 use super::line::{Direction, Parabola, window_coefficients};
 use super::request::{ExtrapolationRequest, MergedPoints};
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, PairedGain, TaskScore, paired_gain};
+use crate::evaluator::{Evaluator, ModelScores, PairedGain, TaskScore};
 use crate::explain::measure_gram;
 use crate::record::{CostRow, GainRow, ScoreRow, SuiteRow};
 use crate::request::{OutputOptions, Resolver};
@@ -325,12 +325,7 @@ fn output_of(
     (resolver, options): (&Resolver<'_>, &OutputOptions),
     out: &std::path::Path,
 ) -> Result<OutputPlan, Error> {
-    let source = |source: &thalweg_merge::plan::PlanSource| SourceRef {
-        path: source.path.clone(),
-        step: source.step,
-        tokens: source.tokens,
-    };
-    let sources: Vec<SourceRef> = composed.sources.iter().map(source).collect();
+    let sources: Vec<SourceRef> = composed.sources.iter().map(PlanSource::source).collect();
     let name = match direction {
         Direction::Pc1 => "pc1",
         Direction::Secant => "secant",
@@ -434,7 +429,7 @@ impl<'a> Judged<'a> {
     }
 
     fn gain_over_zero(&self, scores: &ModelScores) -> Option<PairedGain> {
-        paired_gain(scores.find(&self.decides)?, self.at_zero.scores.find(&self.decides)?)
+        scores.find(&self.decides)?.paired_gain(self.at_zero.scores.find(&self.decides)?)
     }
 
     fn candidates(&self, steps: &[(f64, Scored)]) -> Vec<CandidateRow> {
@@ -477,10 +472,7 @@ impl<'a> Judged<'a> {
             let alike = |score: &&TaskScore| score.task == self.decides.task && score.measure == self.decides.measure;
             let measure = |score: &&TaskScore| score.measure == self.decides.measure;
             let score = of_suite().find(alike).or_else(|| of_suite().find(measure)).or_else(|| of_suite().next())?;
-            let over = |other: &ModelScores| {
-                let gain = paired_gain(score, other.find(score)?)?;
-                Some(GainRow { value: gain.value, interval_95: gain.interval_95 })
-            };
+            let over = |other: &ModelScores| score.gain_over(other.find(score)?);
             Some(GainsRow {
                 suite: (*suite).to_owned(),
                 score: score.label(),

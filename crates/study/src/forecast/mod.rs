@@ -14,7 +14,6 @@ pub mod run;
 use std::sync::Arc;
 
 use thalweg_eval::TaskScores;
-use thalweg_merge::plan::OutputPlan;
 use thalweg_merge::scheme::{Scheme, SchemeParameters};
 use thalweg_trajectory::{Phase, Trajectory, TrajectoryCheckpoint};
 
@@ -27,7 +26,7 @@ use crate::propose::{Choices, propose};
 use crate::record::{ForecastRow, ProposalRow};
 use crate::resample::resampled_values;
 use crate::select::window_output;
-use crate::sweep::{ScoredTrial, SweepTrial, WindowInterval};
+use crate::sweep::{ScoredTrial, SweepTrial, WindowInterval, score_trials};
 use crate::window_fit::{ScoredWindow, Unsupported, Weighing};
 
 /// Cases of the lab that come with the program; `runs/forecast` makes them.
@@ -161,15 +160,9 @@ fn fill_case(asked: &Case, raw: &TaskScore, probes: &[ScoredTrial]) -> Option<Ca
         full: full.value,
         half: half.value,
         thin: thin.value,
-        standard_error: paired_standard_error(&full, raw),
+        standard_error: full.paired_gain(raw).and_then(|gain| gain.standard_error),
         ..asked.clone()
     })
-}
-
-/// Standard error of a difference: over the same items, or of two independent scores.
-fn paired_standard_error(judged: &TaskScore, over: &TaskScore) -> Option<f64> {
-    let [low, high] = crate::evaluator::gain_over(judged, over)?.interval_95?;
-    Some((high - low) / (2.0 * 1.96))
 }
 
 fn score_probes(
@@ -179,18 +172,11 @@ fn score_probes(
 ) -> Result<Vec<ScoredTrial>, Error> {
     let sma = Scheme::parse("sma", SchemeParameters::default())?;
     let windows = [("raw", &probes.raw), ("full", &probes.full), ("half", &probes.half), ("thin", &probes.thin)];
-    let outputs: Vec<OutputPlan> =
-        windows.iter().map(|(name, window)| window_output(name, window, &sma)).collect::<Result<_, Error>>()?;
-    let mut n_done = 0;
-    let scores = evaluator.score_merges(&outputs, &mut |i, _| {
-        n_done += 1;
-        on_score(n_done, windows[i].0);
-    })?;
-    let trials = windows.iter().zip(outputs).zip(scores).map(|(((name, _), output), scores)| ScoredTrial {
-        trial: SweepTrial { name: (*name).to_owned(), output, interval: WindowInterval::default() },
-        scores,
-    });
-    Ok(trials.collect())
+    let trial = |&(name, window): &(&str, &Vec<TrajectoryCheckpoint>)| {
+        let output = window_output(name, window, &sma)?;
+        Ok(SweepTrial { name: name.to_owned(), output, interval: WindowInterval::default() })
+    };
+    score_trials(windows.iter().map(trial).collect::<Result<_, Error>>()?, evaluator, on_score)
 }
 
 /// From the first score that is a loss.

@@ -15,7 +15,7 @@ use super::ridge::{QuadraticFit, fit_quadratic};
 use super::space::{Component, MixSpace, Mixture, exact, fractions, round};
 use super::trials::{TRIAL_KIND, TRIAL_VERSION, TRIALS_FILE, TrialRecord};
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, TaskScore, gain_over};
+use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
 use crate::request::Resolver;
 use crate::resample::SplitMix;
@@ -344,7 +344,7 @@ impl Search<'_> {
         let row = |(name, mixture, scores): &(&str, Mixture, ModelScores)| {
             let coefficients = fractions(mixture);
             let gain = |task: &TaskScore| {
-                let gain = answer.find(task).zip(scores.find(task)).and_then(|(own, over)| gain_over(own, over))?;
+                let gain = answer.find(task).zip(scores.find(task)).and_then(|(own, over)| own.gain_over(over))?;
                 Some((task.name(), gain))
             };
             let gains = self.tasks.iter().filter_map(gain).collect();

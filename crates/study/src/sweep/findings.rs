@@ -3,7 +3,7 @@
 use thalweg_merge::plan::OutputPlan;
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, TaskScore};
+use crate::evaluator::{ModelScores, TaskScore, no_such_score};
 use crate::record::{ChoiceRow, MergeSource, RawRow, TrialRow};
 
 /// How a window was asked for.
@@ -55,29 +55,6 @@ pub struct Ingredients {
     pub best: f64,
 }
 
-/// Scores raw checkpoints and merges together, so that each reading of the sources serves both.
-///
-/// # Errors
-/// What the evaluator gives.
-pub(crate) fn score_sweep(
-    raws: Vec<SweepTrial>,
-    trials: Vec<SweepTrial>,
-    evaluator: &mut dyn Evaluator,
-    on_score: &mut dyn FnMut(usize, &str),
-) -> Result<SweepFindings, Error> {
-    let n_raws = raws.len();
-    let all: Vec<SweepTrial> = raws.into_iter().chain(trials).collect();
-    let outputs: Vec<OutputPlan> = all.iter().map(|trial| trial.output.clone()).collect();
-    let mut n_done = 0;
-    let scores = evaluator.score_merges(&outputs, &mut |i, _| {
-        n_done += 1;
-        on_score(n_done, &all[i].name);
-    })?;
-    let mut scored = all.into_iter().zip(scores).map(|(trial, scores)| ScoredTrial { trial, scores });
-    let raws = scored.by_ref().take(n_raws).collect();
-    Ok(SweepFindings { raws, trials: scored.collect() })
-}
-
 /// The score that decides: `by` is a task or `task/measure`; else the first one that every model has.
 ///
 /// # Errors
@@ -91,15 +68,7 @@ pub(crate) fn deciding<'a>(
         None => known().find(|score| models.clone().all(|model| model.find(score).is_some())).or(known().next()),
         Some(by) => known().find(|one| one.is_called(by)),
     };
-    found.cloned().ok_or_else(|| {
-        let mut names: Vec<String> = known().map(TaskScore::name).collect();
-        names.sort();
-        names.dedup();
-        Error::request_with_hint(
-            format!("there is no score `{}`", by.unwrap_or("of any task")),
-            format!("there are {}", names.join(", ")),
-        )
-    })
+    found.cloned().ok_or_else(|| no_such_score(by, known().map(TaskScore::name)))
 }
 
 impl SweepTrial {
@@ -122,13 +91,11 @@ impl SweepFindings {
 
     /// The best trial by one score; the earlier of two that are equal.
     pub fn choose(&self, by: &TaskScore) -> Option<ChoiceRow> {
-        let value = |scored: &ScoredTrial| scored.scores.find(by).map(|score| score.value);
-        let better = |a: f64, b: f64| if by.higher_is_better { a > b } else { a < b };
-        let mut best: Option<(&ScoredTrial, f64)> = None;
+        let mut best: Option<(&ScoredTrial, &TaskScore)> = None;
         for trial in &self.trials {
-            let Some(value) = value(trial) else { continue };
-            if best.is_none_or(|(_, known)| better(value, known)) {
-                best = Some((trial, value));
+            let Some(score) = trial.scores.find(by) else { continue };
+            if best.is_none_or(|(_, known)| score.cost() < known.cost()) {
+                best = Some((trial, score));
             }
         }
         best.map(|(trial, _)| ChoiceRow {
@@ -145,10 +112,9 @@ impl SweepFindings {
     pub fn ingredients(&self, trial: &ScoredTrial, deciding: &TaskScore, shown: &TaskScore) -> Option<Ingredients> {
         let steps: Vec<u64> = trial.trial.output.sources.iter().filter_map(|source| source.step).collect();
         let raws: Vec<&ScoredTrial> = steps.iter().map(|&step| self.raw_at(step)).collect::<Option<_>>()?;
-        let value = |raw: &ScoredTrial, like: &TaskScore| raw.scores.find(like).map(|score| score.value);
-        let shown_values: Vec<f64> = raws.iter().map(|raw| value(raw, shown)).collect::<Option<_>>()?;
-        let sign = if deciding.higher_is_better { -1.0 } else { 1.0 };
-        let costs: Vec<f64> = raws.iter().map(|raw| Some(sign * value(raw, deciding)?)).collect::<Option<_>>()?;
+        let shown_values: Vec<f64> =
+            raws.iter().map(|raw| Some(raw.scores.find(shown)?.value)).collect::<Option<_>>()?;
+        let costs: Vec<f64> = raws.iter().map(|raw| Some(raw.scores.find(deciding)?.cost())).collect::<Option<_>>()?;
         let best = (0..costs.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b]))?;
         let mean = shown_values.iter().sum::<f64>() / shown_values.len() as f64;
         Some(Ingredients { mean, best_step: steps[best], best: shown_values[best] })

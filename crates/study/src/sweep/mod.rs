@@ -6,9 +6,12 @@
 mod findings;
 mod request;
 mod run;
+mod score;
 
+pub(crate) use findings::deciding;
 pub use findings::{Ingredients, ScoredTrial, SweepFindings, SweepTrial, WindowInterval};
-pub(crate) use findings::{deciding, score_sweep};
 pub(crate) use request::{End, EndedWindow, EndedWindows, WindowShape, ends};
 pub use request::{RawChoice, SkippedEnds, Sweep, SweepRequest};
 pub use run::{Keep, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};
+pub(crate) use score::score_sweep;
+pub use score::score_trials;

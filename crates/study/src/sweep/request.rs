@@ -148,6 +148,23 @@ impl Resolver<'_> {
         sources.iter().map(|source| self.raw(source, request)).collect()
     }
 
+    /// A merge of checkpoints that no window of the request has, to score beside them.
+    ///
+    /// `name` tells it from the other trials; it is the name of the merge's folder, if the merge is kept.
+    ///
+    /// # Errors
+    /// As [`merge_plan`](Self::merge_plan).
+    pub fn trial(
+        &self,
+        name: &str,
+        sources: &[SourceRef],
+        scheme: &Scheme,
+        request: &SweepRequest,
+    ) -> Result<SweepTrial, Error> {
+        let output = self.scheme_output(sources, scheme, &request.output, &request.folder.join(name))?;
+        Ok(SweepTrial { name: name.to_owned(), output, interval: window_interval(sources, None) })
+    }
+
     /// The merge of a window by a scheme, in a folder that is named after both.
     pub(crate) fn window_trial(
         &self,
@@ -205,6 +222,20 @@ impl Resolver<'_> {
 }
 
 impl SweepRequest {
+    /// Plain means of the newest consecutive checkpoints, `counts` of them.
+    pub fn new(counts: Vec<usize>, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            counts,
+            interval_steps: Vec::new(),
+            interval_tokens: Vec::new(),
+            schemes: vec!["sma".to_owned()],
+            ends: vec!["newest".to_owned()],
+            raws: RawChoice::Newest,
+            output: OutputOptions::default(),
+            folder: folder.into(),
+        }
+    }
+
     /// Every combination of count and interval.
     fn shapes(&self) -> Vec<WindowShape> {
         let steps = self.interval_steps.iter().map(|&steps| Some(Extent::Steps(Step(steps))));

@@ -86,7 +86,7 @@ pub fn run_sweep(
     let SweepOptions { title, command, by, keep, execute, folder, on_score } = options;
     check_sweep_places(sweep, keep, &folder, cx)?;
     let began = cx.host.elapsed_seconds();
-    let findings = score_sweep(sweep.raws.clone(), sweep.trials.clone(), evaluator, on_score)?;
+    let findings = score_sweep(sweep, evaluator, on_score)?;
     let mut record = begin_record(title, command, trajectory);
     (record.raws, record.trials) = findings.rows()?;
     record.suites = evaluator.suites();

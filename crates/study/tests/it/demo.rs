@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use thalweg_checkpoint::CheckpointPool;
 use thalweg_merge::context::{Limits, RunContext};
-use thalweg_storage::{LocalStorage, Storage, Unwatched};
+use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::Error;
 use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, run_demo};
 use thalweg_study::record::{ScoreRow, StudyRecord};
+use thalweg_study::surroundings::Surroundings;
 use thalweg_tensor::kernel::Simd;
 
 /// Asks for a stop once a share of the work is done.
@@ -32,9 +32,8 @@ fn demo(folder: &Path, n_threads: usize, stop_at: f64) -> Result<StudyRecord, Er
     let interrupt = AtomicBool::new(false);
     let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
     let limits = Limits { n_threads: NonZeroUsize::new(n_threads).unwrap(), memory_bytes: 1 << 30, simd: Simd::Auto };
-    let pool = CheckpointPool::new(&storage);
-    let (host, progress, tool) = (&Unwatched, &Unwatched, "test");
-    let run = RunContext { storage, pool: &pool, host, progress, interrupt: &interrupt, limits, tool };
+    let around = Surroundings::new(storage, limits);
+    let run = RunContext { interrupt: &interrupt, ..around.run() };
     let spec = DemoSpec { folder: folder.to_owned(), seed: 3, size: DemoSize::Tiny };
     run_demo(&spec, "thalweg demo".to_owned(), &Stop { at: stop_at, interrupt: &interrupt }, &run)
 }

@@ -3,18 +3,17 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use thalweg_checkpoint::CheckpointPool;
-use thalweg_eval::{EvalContext, Suite};
+use thalweg_eval::Suite;
 use thalweg_lab::corpus::built_in_tokenizer;
 use thalweg_merge::Coefficients;
-use thalweg_merge::context::{Limits, RunContext};
+use thalweg_merge::context::Limits;
 use thalweg_merge::plan::{DigestChoice, OutputPlan, SourceRef};
-use thalweg_storage::{LocalStorage, Storage, Unwatched};
+use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::engine_evaluator::EngineEvaluator;
 use thalweg_study::evaluator::Evaluator;
+use thalweg_study::surroundings::Surroundings;
 use thalweg_tensor::Dtype;
 use thalweg_tensor::kernel::Simd;
 use thalweg_testkit::{Sharding, Tap, TinyCheckpoint};
@@ -68,20 +67,10 @@ fn with_evaluator<T>(storage: &Arc<dyn Storage>, folder: &Path, act: impl FnOnce
         [[task]]\nname = \"notes\"\nkind = \"text\"\nfile = \"notes.txt\"\n";
     std::fs::write(folder.join("suite.toml"), suite).unwrap();
     let suite = Suite::open(&**storage, &folder.join("suite.toml")).unwrap();
-    let (interrupt, pool) = (AtomicBool::new(false), CheckpointPool::new(storage));
     let limits = Limits { n_threads: NonZeroUsize::MIN, memory_bytes: 1 << 30, simd: Simd::Auto };
-    let (host, progress, tool) = (&Unwatched, &Unwatched, "test");
-    let run =
-        RunContext { storage: Arc::clone(storage), pool: &pool, host, progress, interrupt: &interrupt, limits, tool };
-    let eval = EvalContext {
-        storage: Arc::clone(storage),
-        host: &Unwatched,
-        progress: &Unwatched,
-        interrupt: &interrupt,
-        memory_bytes: u64::MAX,
-    };
-    let (like, cache) = (folder.join("step-0"), folder.join("scores"));
-    act(&mut EngineEvaluator::new(&[suite], &like, Some(&tokenizer), Some(cache), eval, &run).unwrap())
+    let around = Surroundings::new(Arc::clone(storage), limits);
+    let (like, cache, run) = (folder.join("step-0"), folder.join("scores"), around.run());
+    act(&mut EngineEvaluator::new(&[suite], &like, Some(&tokenizer), Some(cache), around.eval(), &run).unwrap())
 }
 
 #[test]

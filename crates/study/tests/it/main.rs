@@ -12,4 +12,6 @@ mod study_page;
 #[cfg(test)]
 mod study_sample;
 #[cfg(test)]
+mod sweep;
+#[cfg(test)]
 mod watch_page;

@@ -27,7 +27,7 @@ pub(super) fn run(args: &MixCheckArgs, world: &World<'_>, messages: &Messages) -
     let mut evaluator: Option<Box<dyn Evaluator + '_>> = match scores {
         true => {
             let from = (request.base.path.as_path(), None);
-            Some(make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?)
+            Some(make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?)
         }
         false => None,
     };

@@ -26,7 +26,7 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) 
     let suites = open_suites(&args.scoring, None, world, messages)?;
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let from = (components[0].source.path.as_path(), None);
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
     let n_given = given.as_ref().map(Vec::len);
     let mut options = SearchOptions {
         n: args.n,
