@@ -206,12 +206,7 @@ impl fmt::Display for Note {
             Self::ParamsChosen { params: Params::Module } => f.write_str(
                 "the module's own weights are read; `--params master` reads the F32 masters of the optimizer",
             ),
-            Self::NamedByRank { example } => write!(
-                f,
-                "the model is cut into ranks or layers, with which names of tensors begin, such as `{}`; each part is merged by itself, \
-                 and only the trainer's exporter joins them",
-                display_name(example)
-            ),
+            Self::NamedByRank { example } => write_parts(f, example),
             Self::PrefixTakenOff { prefix } => {
                 write!(f, "`{prefix}`, which a wrapper of the module added, is removed from the names")
             }
@@ -237,6 +232,15 @@ impl fmt::Display for Note {
             }
         }
     }
+}
+
+fn write_parts(f: &mut fmt::Formatter<'_>, example: &str) -> fmt::Result {
+    write!(
+        f,
+        "the model is cut into ranks or layers, with which names of tensors begin, such as `{}`; each part is merged by itself, \
+         and only the trainer's exporter joins them",
+        display_name(example)
+    )
 }
 
 fn write_other_step(

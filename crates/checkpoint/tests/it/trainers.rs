@@ -182,13 +182,23 @@ fn masters_of_zero_3_that_no_parameter_claims_are_noticed() {
 }
 
 #[test]
-fn a_model_that_is_itself_cut_is_refused_with_the_way_out() {
+fn a_second_rank_of_the_model_needs_its_optimizer_files() {
     let scratch = tempfile::tempdir().unwrap();
     copy_folder(&fixture("deepspeed/zero1/global_step80"), scratch.path());
     let first = scratch.path().join("mp_rank_00_model_states.pt");
     fs::copy(&first, scratch.path().join("mp_rank_01_model_states.pt")).unwrap();
     let error = open(scratch.path()).unwrap_err().to_string();
-    assert!(error.contains("mp_rank_01_model_states.pt") && error.contains("ds_to_universal"), "{error}");
+    assert!(error.contains("shard `zero_pp_rank_0_mp_rank_01_optim_states.pt` is missing"), "{error}");
+    for rank in 0..2 {
+        let name = |model_rank: u32| {
+            scratch.path().join(format!("bf16_zero_pp_rank_{rank}_mp_rank_{model_rank:02}_optim_states.pt"))
+        };
+        fs::copy(name(0), name(1)).unwrap();
+    }
+    let cut = open(scratch.path()).unwrap();
+    let whole = open(&fixture("deepspeed/zero1/global_step80")).unwrap();
+    assert_eq!(cut.catalog().entries().len(), 2 * whole.catalog().entries().len());
+    assert!(cut.catalog().entries().iter().all(|entry| entry.name.starts_with("mp_rank_0")));
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(super) fn open_cut(
     Ok(content)
 }
 
-/// Whether names begin with the part of the model. With experts alone they need not: experts are numbered in their names.
+/// Whether names begin with the part of the model. With experts alone they need not: their names have numbers.
 fn is_named_by_part(saved: &SavedFiles) -> bool {
     saved.ranks.len() > 1 || !saved.layers.is_empty()
 }

@@ -1,9 +1,9 @@
-//! Masters of experts: a data-parallel rank has only those of some experts, which it numbers from 0, and shares them with
-//! the ranks that have the same experts.
+//! Masters of experts: a data-parallel rank has only those of some experts, which it numbers from 0, and shares
+//! them with the ranks that have the same experts.
 
 use std::collections::BTreeMap;
 
-use super::masters::Groups;
+use super::runs::Groups;
 use super::{Opened, state_of};
 use crate::Error;
 use crate::pickle::Value;

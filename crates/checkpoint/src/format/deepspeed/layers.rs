@@ -219,10 +219,17 @@ fn name_in(file: &LayerFile, key: &str, param: &RankParam<'_>) -> Result<String,
 mod tests {
     use super::*;
 
-    type Files<'a> = &'a [(u32, &'a [(&'a str, &'a [(&'a str, u64)])])];
+    /// Names and sizes of weights.
+    type Sizes<'a> = &'a [(&'a str, u64)];
+    /// The files of a layer, by rank.
+    type Ranks<'a> = &'a [(&'a str, Sizes<'a>)];
+    /// By layer.
+    type Files<'a> = &'a [(u32, Ranks<'a>)];
+    /// What parameters are called, and which tensors have the values of others.
+    type Named = (Vec<String>, Vec<(String, String)>);
 
     fn weights(files: Files<'_>) -> LayerWeights {
-        let file = |layer: u32, (rank, weights): &(&str, &[(&str, u64)])| LayerFile {
+        let file = |layer: u32, (rank, weights): &(&str, Sizes<'_>)| LayerFile {
             prefix: format!("layer_{layer:02}.{rank}"),
             weights: weights.iter().map(|(name, n)| ((*name).into(), Shape::new([*n]))).collect(),
         };
@@ -246,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_ranks_of_a_layer_are_those_of_its_files_in_order() {
-        let both: &[(&str, &[(&str, u64)])] = &[("model_00.", &[("w", 4)]), ("model_01.", &[("w", 4)])];
+        let both: Ranks<'_> = &[("model_00.", &[("w", 4)]), ("model_01.", &[("w", 4)])];
         // Stages vary slower than the parts of a layer, or faster.
         for ranks in [[0, 1, 2, 3], [0, 2, 1, 3]] {
             let params = [(ranks[0], "0.w", 4), (ranks[1], "0.w", 4), (ranks[2], "2.w", 4), (ranks[3], "2.w", 4)];
@@ -261,8 +268,8 @@ mod tests {
 
     #[test]
     fn tied_parameters_are_the_weights_of_their_layers_or_stand_beside_them() {
-        let embed: &[(&str, &[(&str, u64)])] = &[("", &[("e", 4)])];
-        let layer: &[(&str, &[(&str, u64)])] = &[("", &[("w", 4)])];
+        let embed: Ranks<'_> = &[("", &[("e", 4)])];
+        let layer: Ranks<'_> = &[("", &[("w", 4)])];
         let tied = "tied_modules.embed.e";
         let params = [(0, tied, 4), (0, "1.w", 4), (1, "2.w", 4), (1, tied, 4)];
         // The last stage uses the embedding, and has no file of it.
@@ -295,9 +302,9 @@ mod tests {
 
     #[test]
     fn files_and_parameters_that_do_not_fit_are_refused() {
-        let one: &[(&str, &[(&str, u64)])] = &[("model_00.", &[("w", 4)])];
-        let two: &[(&str, &[(&str, u64)])] = &[("model_00.", &[("w", 4)]), ("model_01.", &[("w", 4)])];
-        let bare: &[(&str, &[(&str, u64)])] = &[("", &[("w", 4)])];
+        let one: Ranks<'_> = &[("model_00.", &[("w", 4)])];
+        let two: Ranks<'_> = &[("model_00.", &[("w", 4)]), ("model_01.", &[("w", 4)])];
+        let bare: Ranks<'_> = &[("", &[("w", 4)])];
         let missing = |file: &str| NameFault::Missing(vec![UnfinishedFault::MissingShard { file: file.to_owned() }]);
         let of_both = [(0, "0.w", 4), (1, "0.w", 4)];
         assert_eq!(names(&[(0, one)], &of_both).unwrap_err(), missing("layer_00-model_01-model_states.pt"));

@@ -13,7 +13,7 @@ use super::super::torch::most_names;
 use super::super::torch::tensor::{Found, read_tensor};
 use super::experts::{ExpertNumbers, Portion, portions};
 use super::frozen::frozen_in_shares;
-use super::runs::{Run, entry_of_runs, read_shape};
+use super::runs::{Groups, Run, entry_of_runs, read_shape};
 use super::steps::{Count, check_steps, note_step};
 use super::{
     Choice, MAX_MISSING, Opened, RankFiles, entries_of, finish, first_model, groups_of_state, moment_name, place_of,
@@ -184,9 +184,6 @@ fn entry_of_param(
     entry.pieces.iter_mut().for_each(|piece| piece.file_idx += first_idx);
     Ok(entry)
 }
-
-/// Names and shapes of the parameters of each group, in storage order.
-pub(super) type Groups = Vec<Vec<(String, Shape)>>;
 
 pub(super) fn param_shapes(model: &Opened) -> Result<Groups, Error> {
     let fail = || model.broken("its `param_shapes` are not in the form that DeepSpeed writes");

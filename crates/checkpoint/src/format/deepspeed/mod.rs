@@ -1,8 +1,8 @@
 //! Checkpoints of DeepSpeed: 16-bit weights of the module, and FP32 masters that ZeRO cut over the ranks.
 //!
 //! Decides which values are meant. `files` says which files of a folder belong together, `masters` assembles the
-//! masters, `cut` reads models that several ranks hold, `experts` numbers experts, `universal` reads universal checkpoints, and `torch` reads the
-//! files themselves.
+//! masters, `cut` reads models that several ranks hold, `experts` numbers experts, `universal` reads universal
+//! checkpoints, and `torch` reads the files themselves.
 
 mod cut;
 mod experts;

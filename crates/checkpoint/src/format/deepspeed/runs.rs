@@ -7,6 +7,9 @@ use super::Opened;
 use crate::Error;
 use crate::pickle::Value;
 
+/// Names and shapes of the parameters of each group, in storage order.
+pub(super) type Groups = Vec<Vec<(String, Shape)>>;
+
 /// Where a run of elements of one parameter is in one rank's file.
 pub(super) struct Run {
     pub(super) file_idx: u32,
