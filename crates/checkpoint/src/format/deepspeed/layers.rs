@@ -238,9 +238,6 @@ mod tests {
         )
     }
 
-    /// Names, and pairs of names with the same values.
-    type Named = (Vec<String>, Vec<(String, String)>);
-
     /// The names of parameters given as rank, name and size; and those that have the values of others.
     fn names(files: Files<'_>, params: &[(u32, &str, u64)]) -> Result<Named, NameFault> {
         let shapes: Vec<Shape> = params.iter().map(|(_, _, n)| Shape::new([*n])).collect();
