@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# cargo 1.95: `strip = true` of a profile does not reach a package for which the profile has settings of its own.
+# cargo 1.95: `strip = true` of a profile does not reach a package for which the profile has separate settings.
 #
 # Expected: `[profile.release.package.NAME]` overrides what it names, here the optimization level, and inherits the rest.
 # Observed: the level is overridden, and `strip` falls back from "symbols" to the default, "debuginfo". If the package is the
@@ -27,15 +27,15 @@ TOML
     cargo build --release --verbose 2>&1 | grep -o 'strip=[a-z]*'
 }
 own='[profile.release.package.finding]'
-found="without settings of its own: $(strip_of "")
-with a level of its own: $(strip_of "$own
+found="without separate settings: $(strip_of "")
+with a separate level: $(strip_of "$own
 opt-level = 2")
 with the level and strip: $(strip_of "$own
 opt-level = 2
 strip = true")"
 echo "$found"
 diff <(echo "$found") - <<'SEEN'
-without settings of its own: strip=symbols
-with a level of its own: strip=debuginfo
+without separate settings: strip=symbols
+with a separate level: strip=debuginfo
 with the level and strip: strip=symbols
 SEEN
