@@ -291,15 +291,8 @@ impl Pair<'_> {
         // Numbers that are widened are held twice more, as doubles and as their bytes.
         let has_widened = self.partners.iter().any(|partner| matches!(partner, Partner::Widened { .. }));
         let piece = PieceSize::fit(&run.limits, if has_widened { 6 } else { 2 }, 8, held)?;
-        let will_read = |part: &Part| {
-            self.a.will_read(part.tensor_idx, part.elements.clone());
-            if let Some(other) = self.partners[part.tensor_idx].place() {
-                self.b.will_read(other, part.elements.clone());
-            }
-        };
         let buffers = || [Vec::new(), Vec::new()];
-        let parts =
-            for_each_part(run, &units, &will_read, &buffers, &|part, buffers| self.do_part(part, piece, buffers, run))?;
+        let parts = for_each_part(run, &units, &buffers, &|part, buffers| self.do_part(part, piece, buffers, run))?;
         let mut distances = vec![Distance::default(); entries.len()];
         parts.iter().for_each(|(tensor_idx, _, distance)| distances[*tensor_idx].add(distance));
         Ok(distances)

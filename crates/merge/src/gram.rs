@@ -122,11 +122,8 @@ struct GramJob<'a> {
 
 impl GramJob<'_> {
     fn run(&self, run: &RunContext<'_>) -> Result<Vec<OfPart<Gram>>, Error> {
-        let will_read = |part: &Part| {
-            self.sources.iter().for_each(|source| source.will_read(part.tensor_idx, part.elements.clone()))
-        };
         let buffers = || vec![Vec::new(); self.sources.len()];
-        for_each_part(run, self.units, &will_read, &buffers, &|part, buffers| self.do_part(part, buffers, run))
+        for_each_part(run, self.units, &buffers, &|part, buffers| self.do_part(part, buffers, run))
     }
 
     fn do_part(&self, part: &Part, buffers: &mut [Vec<u8>], run: &RunContext<'_>) -> Result<Gram, Error> {

@@ -22,7 +22,7 @@ use crate::receipt::read_receipt_of;
 use crate::receipt::{FileReceipt, MergeReceipt, SourceReceipt};
 pub use crate::receipt_check::Verdict;
 use crate::receipt_check::check_receipt;
-use crate::unit::{Part, UnitList};
+use crate::unit::UnitList;
 use crate::workers::for_each_part;
 
 /// What is read again.
@@ -457,8 +457,7 @@ fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<
     let element_bytes = |t: usize| entries[t].dtype.bytes().unwrap_or(1);
     let units = UnitList::cut(source.catalog(), |_| true, element_bytes);
     run.progress.begin(Stage::Verify, source.catalog().n_bytes());
-    let will_read = |part: &Part| source.will_read(part.tensor_idx, part.elements.clone());
-    let parts = for_each_part(run, &units, &will_read, &Vec::new, &|part, buffer| {
+    let parts = for_each_part(run, &units, &Vec::new, &|part, buffer: &mut Vec<u8>| {
         let entry = &entries[part.tensor_idx];
         let offset = entry.dtype.bytes_of(part.elements.start).unwrap_or(0);
         let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, entry.n_bytes());

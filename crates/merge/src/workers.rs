@@ -121,21 +121,20 @@ pub(crate) fn for_each_number_ahead<S>(
 pub(crate) type OfPart<T> = (usize, usize, T);
 
 /// Finds something of every part of `units`, by all threads and in the default floating-point environment. Returns
-/// what was found by tensor and part, whatever thread found it. `will_read` is told which parts come soon.
+/// what was found by tensor and part, whatever thread found it. Nothing is asked for ahead: a file that is read from its
+/// beginning to its end is read ahead by the system, in larger steps.
 ///
 /// # Errors
 /// The first error of `act`; `Interrupted`.
 pub(crate) fn for_each_part<S, T: Send>(
     run: &RunContext<'_>,
     units: &UnitList,
-    will_read: &(dyn Fn(&Part) + Sync),
     start: &(dyn Fn() -> S + Sync),
     act: &(dyn Fn(&Part, &mut S) -> Result<T, Error> + Sync),
 ) -> Result<Vec<OfPart<T>>, Error> {
     let found = Mutex::new(Vec::new());
     let start = || (FloatEnvironment::set_default(), start());
-    let ahead = |unit_idx| units.parts(unit_idx).iter().for_each(will_read);
-    for_each_number_ahead(run, units.len(), &start, &ahead, &|unit_idx, (_, state)| {
+    for_each_number_ahead(run, units.len(), &start, &|_| {}, &|unit_idx, (_, state)| {
         for part in units.parts(unit_idx) {
             let of_part = (part.tensor_idx, part.part_idx, act(part, state)?);
             found.lock().unwrap_or_else(PoisonError::into_inner).push(of_part);

@@ -1,17 +1,11 @@
 //! Verification finds every changed byte and says where.
 
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
-use thalweg_checkpoint::{Checkpoint, open_checkpoint};
-use thalweg_merge::verify::{SourceState, Verdict, Verification, VerifyScope, digest_checkpoint, verify_output};
-use thalweg_storage::{LocalStorage, Storage};
-use thalweg_tensor::digest::DigestKind;
-use thalweg_tensor::{AccessError, TensorCatalog, TensorSource};
+use thalweg_merge::verify::{SourceState, Verdict, Verification, VerifyScope, verify_output};
 
-use crate::support::{PLAIN, Runner, data_start, f32_tensor, mean, noise_tensor, shards, tensors, write_checkpoint};
+use crate::support::{PLAIN, Runner, data_start, f32_tensor, mean, shards, tensors, write_checkpoint};
 
 struct Scene {
     _folder: tempfile::TempDir,
@@ -217,48 +211,4 @@ fn tensors_beside_an_output_are_named() {
     let found = verify(&scene.out, VerifyScope::Output);
     assert!(found.is_equal(), "{found:?}");
     assert_eq!(found.strays, ["model-00001-of-00002.safetensors", "pytorch_model.bin"]);
-}
-
-/// Notes what was announced before it was read, and what was not.
-struct Announced {
-    inner: Checkpoint,
-    ranges: Mutex<Vec<Range<u64>>>,
-    surprises: Mutex<Vec<u64>>,
-}
-
-impl TensorSource for Announced {
-    fn catalog(&self) -> &TensorCatalog {
-        self.inner.catalog()
-    }
-
-    fn read_elements(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
-        let ranges = self.ranges.lock().unwrap();
-        if !ranges.iter().any(|range| range.start <= elements.start && elements.end <= range.end) {
-            self.surprises.lock().unwrap().push(elements.end);
-        }
-        self.inner.read_elements(tensor_idx, elements, out)
-    }
-
-    fn will_read(&self, _tensor_idx: usize, elements: Range<u64>) {
-        self.ranges.lock().unwrap().push(elements);
-    }
-}
-
-#[test]
-fn all_but_the_first_units_are_announced_before_they_are_read() {
-    const UNIT: u64 = 1 << 19;
-    let folder = tempfile::tempdir().unwrap();
-    write_checkpoint(folder.path(), &tensors([("a", noise_tensor(1, 5 << 19))]));
-    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
-    for n_threads in [1, 2] {
-        let inner = open_checkpoint(&storage, folder.path()).unwrap();
-        let source = Announced { inner, ranges: Mutex::default(), surprises: Mutex::default() };
-        let runner = Runner { n_threads, ..Runner::default() };
-        runner.with_context(|run| digest_checkpoint(&source, DigestKind::Blake3, run)).0.unwrap();
-        let mut ranges = source.ranges.into_inner().unwrap();
-        ranges.sort_unstable_by_key(|range| range.start);
-        let first = n_threads as u64;
-        assert_eq!(ranges, (first..5).map(|i| i * UNIT..(i + 1) * UNIT).collect::<Vec<_>>(), "{n_threads} threads");
-        assert!(source.surprises.into_inner().unwrap().iter().all(|&end| end <= first * UNIT), "{n_threads} threads");
-    }
 }
