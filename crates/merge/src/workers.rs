@@ -121,8 +121,8 @@ pub(crate) fn for_each_number_ahead<S>(
 pub(crate) type OfPart<T> = (usize, usize, T);
 
 /// Finds something of every part of `units`, by all threads and in the default floating-point environment. Returns
-/// what was found by tensor and part, whatever thread found it. Nothing is asked for ahead: a file that is read from its
-/// beginning to its end is read ahead by the system, in larger steps.
+/// what was found by tensor and part, whatever thread found it. Nothing is asked for ahead: the system reads ahead by
+/// itself, in larger steps, where a file is read from its beginning to its end.
 ///
 /// # Errors
 /// The first error of `act`; `Interrupted`.
