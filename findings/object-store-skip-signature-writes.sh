@@ -10,16 +10,9 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 export CARGO_HOME="$folder/packages" # what is installed and compiled goes to the folder
-mkdir src
-cat > Cargo.toml <<'TOML'
-[package]
-name = "finding"
-version = "0.1.0"
-edition = "2024"
-[dependencies]
-object_store = { version = "=0.14.2", features = ["gcp"] }
-tokio = { version = "=1.54.1", features = ["macros", "rt-multi-thread"] }
-TOML
+cargo init --quiet --vcs none --name finding
+cargo add --quiet object_store@=0.14.2 --features gcp
+cargo add --quiet tokio@=1.54.1 --features macros,rt-multi-thread
 cat > src/main.rs <<'RUST'
 use std::io::{Read, Write};
 

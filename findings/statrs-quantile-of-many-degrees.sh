@@ -10,17 +10,9 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 export CARGO_HOME="$folder/packages" # what is installed and compiled goes to the folder
-mkdir src
-cat > Cargo.toml <<'TOML'
-[package]
-name = "quantiles"
-version = "0.1.0"
-edition = "2024"
-[dependencies]
-statrs = { version = "=0.19.1", default-features = false, features = ["std"] }
-approx = "=0.5.1" # which statrs uses, as it does the next
-num-traits = "=0.2.19"
-TOML
+cargo init --quiet --vcs none --name quantiles
+cargo add --quiet statrs@=0.19.1 --no-default-features --features std
+cargo add --quiet approx@=0.5.1 num-traits@=0.2.19 # which statrs uses
 cat > src/main.rs <<'RUST'
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
