@@ -1,9 +1,10 @@
 //! Blocks of objects in memory: what was asked for ahead, and what is read in small pieces.
 //!
 //! Neighbouring reads become one request for a block; a request that is under way is never made twice. What a pass over
-//! a large object has read whole goes at once, the rest when room is needed, oldest first.
+//! a large object has read whole goes at once, the rest when room is needed, oldest first. What a pass has read is not
+//! guessed to be needed again: a thread that lags behind would otherwise fetch what others have read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::fault::Fault;
@@ -71,6 +72,8 @@ struct State {
     held_bytes: u64,
     /// Of these, by object, those of objects in several large blocks.
     by_object: BTreeMap<Arc<str>, u64>,
+    /// The large blocks of each large object that the pass over it has read whole.
+    read_whole: BTreeMap<Arc<str>, BTreeSet<u64>>,
     n_uses: u64,
     /// Memory of large blocks that were read: to give it back to the system and take new memory costs more than a copy.
     spare: Vec<Vec<u8>>,
@@ -95,11 +98,15 @@ pub(super) enum Ask {
     NoRoom,
 }
 
-/// Whether a reader waits for a block.
+/// Why a block is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
+    /// A reader waits for it.
     Now,
-    Ahead,
+    /// A reader said that it will read it.
+    Soon,
+    /// It follows what is read, so it may be read next.
+    Guess,
 }
 
 impl BlockCache {
@@ -112,14 +119,22 @@ impl BlockCache {
     }
 
     /// Reserves a place for a block of `n_bytes`. Objects that are read side by side have equal shares of the room for
-    /// what is asked ahead: a merge waits for the slowest of its sources.
+    /// what is asked ahead: a merge waits for the slowest of its sources. A read of what the pass over an object has read
+    /// begins another pass.
     pub(super) fn ask(&self, key: &BlockKey, n_bytes: u64, need: Need) -> Ask {
         let mut state = self.state();
         if state.slots.contains_key(key) {
             return Ask::Skip;
         }
+        if state.was_read_whole(key) {
+            match need {
+                Need::Guess => return Ask::Skip,
+                Need::Soon => {}
+                Need::Now => drop(state.read_whole.remove(&key.0)),
+            }
+        }
         state.make_room(self.limit_bytes.saturating_sub(n_bytes), need);
-        if need == Need::Ahead && !state.has_room_ahead(key, n_bytes, self.limit_bytes) {
+        if need != Need::Now && !state.has_room_ahead(key, n_bytes, self.limit_bytes) {
             return Ask::NoRoom;
         }
         state.hold(key, n_bytes);
@@ -198,6 +213,7 @@ impl BlockCache {
                     if is_read && key.1 == BlockSize::Large && !is_small_object(key, len_bytes) {
                         state.slots.remove(key);
                         state.release(key, len_bytes);
+                        state.read_whole.entry(Arc::clone(&key.0)).or_default().insert(key.2);
                     }
                     // Many threads copy at once.
                     drop(state);
@@ -259,6 +275,10 @@ impl State {
         }
     }
 
+    fn was_read_whole(&self, (object, size, number): &BlockKey) -> bool {
+        *size == BlockSize::Large && self.read_whole.get(object).is_some_and(|numbers| numbers.contains(number))
+    }
+
     /// Whether a block that no reader waits for yet may be asked for.
     fn has_room_ahead(&self, key: &BlockKey, n_bytes: u64, limit_bytes: u64) -> bool {
         let share_bytes = (limit_bytes / self.by_object.len().max(1) as u64).max(LEAST_AHEAD_BYTES);
@@ -314,6 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_pass_has_read_is_fetched_again_only_for_another_pass() {
+        let cache = BlockCache::new(1 << 30);
+        for number in 0..2 {
+            cache.ask(&key(number), 2 << 20, Need::Now);
+            cache.put(&key(number), 2 << 20, Ok(vec![0; 2 << 20]));
+            cache.copy(&key(number), (0, 0), &mut vec![0; 2 << 20]).unwrap().unwrap();
+        }
+        assert_eq!(cache.ask(&key(1), 2 << 20, Need::Guess), Ask::Skip, "others have read it");
+        assert_eq!(cache.ask(&key(2), 2 << 20, Need::Guess), Ask::Fetch);
+        assert_eq!(cache.ask(&key(0), 2 << 20, Need::Soon), Ask::Fetch, "a reader said so");
+        cache.put(&key(0), 2 << 20, Ok(vec![0; 2 << 20]));
+        cache.copy(&key(0), (0, 0), &mut vec![0; 2 << 20]).unwrap().unwrap();
+        assert_eq!(cache.ask(&key(0), 2 << 20, Need::Now), Ask::Fetch, "another pass begins");
+        assert_eq!(cache.ask(&key(1), 2 << 20, Need::Guess), Ask::Fetch);
+    }
+
+    #[test]
     fn the_first_block_of_a_file_goes_without_its_header() {
         const LEN: usize = 2 << 20;
         let cache = BlockCache::new(1 << 30);
@@ -358,17 +395,17 @@ mod tests {
     fn what_is_asked_ahead_stays_within_the_limit_and_what_is_needed_makes_room() {
         let cache = BlockCache::new(8);
         for number in 0..2 {
-            assert_eq!(cache.ask(&key(number), 4, Need::Ahead), Ask::Fetch);
+            assert_eq!(cache.ask(&key(number), 4, Need::Guess), Ask::Fetch);
         }
-        assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::NoRoom, "both places are waited for");
+        assert_eq!(cache.ask(&key(2), 4, Need::Guess), Ask::NoRoom, "both places are waited for");
         cache.put(&key(0), 4, Ok(vec![0; 4]));
         cache.put(&key(1), 4, Ok(vec![1; 4]));
-        assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::NoRoom, "nothing that came ahead goes for it");
+        assert_eq!(cache.ask(&key(2), 4, Need::Guess), Ask::NoRoom, "nothing that came ahead goes for it");
         assert_eq!(cache.ask(&key(2), 4, Need::Now), Ask::Fetch);
         assert!(!cache.has(&key(0)) && cache.has(&key(1)), "the oldest goes");
         cache.put(&key(2), 4, Ok(vec![2; 4]));
         cache.copy(&key(2), (0, 0), &mut [0; 2]).unwrap().unwrap();
-        assert_eq!(cache.ask(&key(3), 4, Need::Ahead), Ask::Fetch);
+        assert_eq!(cache.ask(&key(3), 4, Need::Guess), Ask::Fetch);
         assert!(cache.has(&key(1)) && !cache.has(&key(2)), "what was read goes before what came ahead");
     }
 
@@ -378,7 +415,7 @@ mod tests {
         let cache = BlockCache::new(16 * BLOCK + 1000);
         let ask_ahead = |object: &str| {
             let key = |number| (Arc::from(object), BlockSize::Large, number);
-            (1..20).filter(|&number| cache.ask(&key(number), BLOCK, Need::Ahead) == Ask::Fetch).count()
+            (1..20).filter(|&number| cache.ask(&key(number), BLOCK, Need::Guess) == Ask::Fetch).count()
         };
         for small in ["config", "index"] {
             assert_eq!(cache.ask(&(Arc::from(small), BlockSize::Large, 0), 100, Need::Now), Ask::Fetch);

@@ -37,9 +37,6 @@ pub(super) struct RemoteFile {
     /// The large block that was read last, and the first of those before it without a jump.
     last_block: AtomicU64,
     first_block: AtomicU64,
-    /// The large block up to which all were asked for since that jump. They are not asked for again: a thread that lags
-    /// behind would fetch those that others have read.
-    asked_end: AtomicU64,
     /// Bytes from the beginning on that were read in small blocks: the header.
     head_bytes: AtomicU64,
 }
@@ -51,14 +48,14 @@ impl RemoteFile {
         let (remote, key) = (Arc::clone(remote), key.to_owned());
         let none = || AtomicU64::new(u64::MAX);
         let (last_end, last_block, first_block) = (none(), none(), none());
-        let (asked_end, head_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { remote, path, key, object, name, last_end, last_block, first_block, asked_end, head_bytes }
+        let head_bytes = AtomicU64::new(0);
+        Self { remote, path, key, object, name, last_end, last_block, first_block, head_bytes }
     }
 
     /// Asks for the beginning, unless it is here.
     pub(super) fn ask_head(&self) {
         if self.object.len_bytes > 0 {
-            self.ask(self.small_size(), 0, Need::Ahead);
+            self.ask(self.small_size(), 0, Need::Soon);
         }
     }
 
@@ -86,17 +83,18 @@ impl RemoteFile {
     /// In which blocks a read of `n_bytes` at `offset` comes.
     fn size_for(&self, offset: u64, n_bytes: u64) -> BlockSize {
         let last_end = self.last_end.swap(offset + n_bytes, Ordering::Relaxed);
-        let (first, last) = (offset / BlockSize::Large.bytes(), (offset + n_bytes - 1) / BlockSize::Large.bytes());
-        let has_large =
-            || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Large, number).0));
-        let (first, last) = (offset / BlockSize::Small.bytes(), (offset + n_bytes - 1) / BlockSize::Small.bytes());
-        let has_small =
-            || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Small, number).0));
-        if n_bytes >= LARGE_READ_BYTES || has_large() || self.small_size() == BlockSize::Large {
+        let has = |size: BlockSize, first: u64, last: u64| {
+            (first / size.bytes()..=last / size.bytes())
+                .all(|number| self.remote.blocks().has(&self.block(size, number).0))
+        };
+        let last = offset + n_bytes - 1;
+        if n_bytes >= LARGE_READ_BYTES || has(BlockSize::Large, offset, last) || self.small_size() == BlockSize::Large {
             return BlockSize::Large;
         }
-        let is_near = offset >= last_end && offset - last_end < NEAR_BYTES;
-        if is_near && !has_small() { BlockSize::Large } else { BlockSize::Small }
+        // Another thread may have read elsewhere since this one read what comes before.
+        let continues = offset >= last_end && offset - last_end < NEAR_BYTES
+            || offset > 0 && has(BlockSize::Small, offset - 1, offset - 1);
+        if continues && !has(BlockSize::Small, offset, last) { BlockSize::Large } else { BlockSize::Small }
     }
 
     /// Asks for the large blocks beyond block `number`: for more the further a reader has come, so that a single read
@@ -104,21 +102,16 @@ impl RemoteFile {
     fn ask_ahead(&self, number: u64) {
         let n_blocks = self.object.len_bytes.div_ceil(BlockSize::Large.bytes());
         let last = self.last_block.swap(number, Ordering::Relaxed);
-        // From the end of a file a reader begins again.
-        let lag = if last.saturating_add(1) == n_blocks { LEAST_BLOCKS_AHEAD } else { NEAR_BLOCKS };
-        let is_jump = number > last.saturating_add(NEAR_BLOCKS) || number.saturating_add(lag) < last;
+        let is_jump = number > last.saturating_add(NEAR_BLOCKS) || number.saturating_add(NEAR_BLOCKS) < last;
         if is_jump && last != u64::MAX {
             self.first_block.store(number, Ordering::Relaxed);
-            self.asked_end.store(number + 1, Ordering::Relaxed);
         }
         let first = self.first_block.fetch_min(number, Ordering::Relaxed);
         let n_ahead = (LEAST_BLOCKS_AHEAD + number.saturating_sub(first)).min(MOST_BLOCKS_AHEAD);
-        let begin = self.asked_end.load(Ordering::Relaxed).max(number + 1);
-        for ahead in begin..n_blocks.min(number + 1 + n_ahead) {
-            if self.ask(BlockSize::Large, ahead, Need::Ahead) == Ask::NoRoom {
+        for ahead in number + 1..n_blocks.min(number + 1 + n_ahead) {
+            if self.ask(BlockSize::Large, ahead, Need::Guess) == Ask::NoRoom {
                 return;
             }
-            self.asked_end.fetch_max(ahead + 1, Ordering::Relaxed);
         }
     }
 
@@ -216,7 +209,7 @@ impl ReadAt for RemoteFile {
         }
         let size = BlockSize::Large;
         for number in offset / size.bytes()..=(end - 1) / size.bytes() {
-            self.ask(size, number, Need::Ahead);
+            self.ask(size, number, Need::Soon);
         }
     }
 }
