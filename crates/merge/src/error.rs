@@ -1,5 +1,6 @@
 //! What can stop a merge.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use thalweg_tensor::{AccessError, Dtype, counted, display_name, shell_word};
@@ -125,8 +126,10 @@ pub enum Error {
     MemoryTooSmall {
         /// What was allowed.
         limit_bytes: u64,
-        /// The least that works.
+        /// The least that works with as many threads.
         least_bytes: u64,
+        /// Threads; each has buffers.
+        n_threads: NonZeroUsize,
     },
     /// The output cannot fit on its disk.
     #[error(
@@ -263,8 +266,9 @@ impl Error {
             Self::RuleUndefined { tensor, .. } | Self::RowTooLong { tensor, .. } => {
                 Some(format!("take the base's with `--take-newest {}`", shell_word(tensor)))
             }
-            Self::MemoryTooSmall { least_bytes, .. } => {
-                Some(format!("`--memory {}MB`, or fewer `--threads`", least_bytes.div_ceil(1_000_000)))
+            Self::MemoryTooSmall { least_bytes, n_threads, .. } => {
+                let or_threads = if n_threads.get() > 1 { ", or fewer `--threads`" } else { "" };
+                Some(format!("`--memory {}MB`{or_threads}", least_bytes.div_ceil(1_000_000)))
             }
             Self::DiskFull { .. } => Some("free some space, or choose another `-o`".to_owned()),
             Self::OutputExists { .. } => Some("`--force` replaces it".to_owned()),

@@ -58,7 +58,8 @@ impl PieceSize {
         let fixed_bytes = BASE_BYTES.saturating_add(held_bytes).saturating_add(overhead_bytes);
         let least_bytes = fixed_bytes.saturating_add(n_in_all.saturating_mul(block_bytes));
         if limits.memory_bytes < least_bytes {
-            return Err(Error::MemoryTooSmall { limit_bytes: limits.memory_bytes, least_bytes });
+            let (limit_bytes, n_threads) = (limits.memory_bytes, limits.n_threads);
+            return Err(Error::MemoryTooSmall { limit_bytes, least_bytes, n_threads });
         }
         let by_limit = (limits.memory_bytes - fixed_bytes) / n_in_all;
         let piece_bytes = PIECE_BYTES.min(by_limit).min((WORKER_BYTES / n_buffers).max(block_bytes));

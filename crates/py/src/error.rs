@@ -176,9 +176,10 @@ fn facts_of_merge(error: &thalweg_merge::Error, facts: &Bound<'_, PyDict>) -> Py
             facts.set_item("value", value)?;
             facts.set_item("dtype", dtype.name())
         }
-        Error::MemoryTooSmall { limit_bytes, least_bytes } => {
+        Error::MemoryTooSmall { limit_bytes, least_bytes, n_threads } => {
             facts.set_item("limit_bytes", limit_bytes)?;
-            facts.set_item("least_bytes", least_bytes)
+            facts.set_item("least_bytes", least_bytes)?;
+            facts.set_item("n_threads", n_threads.get())
         }
         Error::DiskFull { path: output, needed_bytes, free_bytes } => {
             facts.set_item("needed_bytes", needed_bytes)?;

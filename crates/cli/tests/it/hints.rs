@@ -211,7 +211,9 @@ fn hints_about_outputs_and_recipes_are_followed() {
     scene.write("sum.toml", "run = \"run\"\nlast = 2\ncoefficients = [1, 1]\n");
     follow(&scene, "merge sum.toml summed", &[]);
     follow(&scene, "verify run/checkpoint-1000", &[("inspect", "thalweg inspect run/checkpoint-1000")]);
-    follow(&scene, "merge run --last 2 --memory 1kB -o small", &[("--threads", "--threads 1")]);
+    follow(&scene, "merge run --last 2 --memory 1kB --threads 2 -o small", &[("--threads", "--threads 1")]);
+    let one_thread = scene.run("merge run --last 2 --memory 1kB --threads 1 -o small").stderr;
+    assert!(!one_thread.contains("`--threads`"), "there are no fewer threads: {one_thread}");
     scene.write("typo.toml", "run = \"run\"\nlats = 2\n");
     follow(&scene, "plan typo.toml", &[("last", "thalweg plan r.toml")]);
 }
