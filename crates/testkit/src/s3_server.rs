@@ -65,9 +65,30 @@ struct State {
     seen: Vec<SeenRequest>,
     n_made: u64,
     page: usize,
-    latency: Duration,
-    n_open: usize,
-    most_open: usize,
+    gate: Option<Gate>,
+}
+
+/// What keeps answers back.
+#[derive(Debug)]
+struct Gate {
+    n_wanted: usize,
+    n_held: usize,
+    most_held: usize,
+    was_given_up: bool,
+}
+
+impl Gate {
+    const LOOK_EVERY: Duration = Duration::from_millis(1);
+    const MOST_LOOKS: usize = 10_000;
+
+    fn hold(&mut self) {
+        self.n_held += 1;
+        self.most_held = self.most_held.max(self.n_held);
+    }
+
+    fn is_open(&self) -> bool {
+        self.most_held >= self.n_wanted || self.was_given_up
+    }
 }
 
 /// A running server; it stops when it is dropped.
@@ -162,14 +183,14 @@ impl S3Server {
         self.state().uploads.clear();
     }
 
-    /// Answers every request so much later.
-    pub fn answer_after(&self, latency: Duration) {
-        self.state().latency = latency;
+    /// Keeps all answers with parts of objects back until this many are kept back at once, for about 10 s at most.
+    pub fn hold_until_at_once(&self, n_requests: usize) {
+        self.state().gate = Some(Gate { n_wanted: n_requests, n_held: 0, most_held: 0, was_given_up: false });
     }
 
-    /// Most requests that were under way at once since the last call.
+    /// Most requests that were kept back at once.
     pub fn take_most_at_once(&self) -> usize {
-        std::mem::take(&mut self.state().most_open)
+        self.state().gate.take().map_or(0, |gate| gate.most_held)
     }
 
     /// Answers listings in pages of this many names.
@@ -230,13 +251,8 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
         let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
         guard.seen.push(request.clone());
         let fault = guard.take_fault(&request);
-        guard.n_open += 1;
-        guard.most_open = guard.most_open.max(guard.n_open);
-        let latency = guard.latency;
-        if !latency.is_zero() {
-            drop(guard);
-            thread::sleep(latency);
-            guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+        if headers.contains_key("range") {
+            guard = pass_gate(guard, state);
         }
         if let Some(ServerFault::Held(wait)) = &fault {
             drop(guard);
@@ -258,7 +274,6 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
                 answer_to(&mut guard, &bucket, &request, &headers, body)
             }
         };
-        guard.n_open -= 1;
         drop(guard);
         match &fault {
             Some(ServerFault::Close) => return,
@@ -276,6 +291,27 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
             return;
         }
     }
+}
+
+/// Waits until the gate is open.
+fn pass_gate<'a>(mut guard: MutexGuard<'a, State>, state: &'a Mutex<State>) -> MutexGuard<'a, State> {
+    if let Some(gate) = &mut guard.gate {
+        gate.hold();
+    }
+    let mut n_looks = 0;
+    while guard.gate.as_ref().is_some_and(|gate| !gate.is_open()) {
+        drop(guard);
+        thread::sleep(Gate::LOOK_EVERY);
+        guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+        n_looks += 1;
+        if let Some(gate) = guard.gate.as_mut().filter(|_| n_looks == Gate::MOST_LOOKS) {
+            gate.was_given_up = true;
+        }
+    }
+    if let Some(gate) = &mut guard.gate {
+        gate.n_held = gate.n_held.saturating_sub(1);
+    }
+    guard
 }
 
 fn send(mut stream: &TcpStream, request: &SeenRequest, answer: &Answer, fault: &Option<ServerFault>) -> bool {

@@ -119,8 +119,8 @@ impl BlockCache {
     }
 
     /// Reserves a place for a block of `n_bytes`. Objects that are read side by side have equal shares of the room for
-    /// what is asked ahead: a merge waits for the slowest of its sources. A read of what the pass over an object has read
-    /// begins another pass.
+    /// what is asked ahead: a merge waits for the slowest of its sources. A read of what the pass over an object has
+    /// read begins another pass.
     pub(super) fn ask(&self, key: &BlockKey, n_bytes: u64, need: Need) -> Ask {
         let mut state = self.state();
         if state.slots.contains_key(key) {
