@@ -71,8 +71,8 @@ pub enum IndexError {
 pub enum FileNameFault {
     /// No characters, or a part between two slashes has none.
     Empty,
-    /// A NUL character.
-    Nul,
+    /// A character that a terminal does not show as it is, such as NUL or an escape.
+    Control,
     /// A backslash.
     Backslash,
     /// An address.
@@ -87,7 +87,7 @@ impl fmt::Display for FileNameFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "which has an empty part",
-            Self::Nul => "which holds a NUL character",
+            Self::Control => "which holds a control character",
             Self::Backslash => "which holds a backslash",
             Self::Url => "which is a URL; only files below the folder are opened",
             Self::Absolute => "which is an absolute path; only files below the folder are opened",
@@ -110,8 +110,8 @@ impl fmt::Display for FileNameFault {
 /// ```
 pub fn check_file_name(name: &str) -> Result<(), FileNameFault> {
     let begins_with_drive = name.as_bytes().get(1) == Some(&b':');
-    let fault = if name.contains('\0') {
-        FileNameFault::Nul
+    let fault = if display_name(name) != name {
+        FileNameFault::Control
     } else if name.contains('\\') {
         FileNameFault::Backslash
     } else if name.contains("://") {
@@ -319,7 +319,9 @@ mod tests {
             ("a/../b", FileNameFault::Dots),
             ("./a", FileNameFault::Dots),
             ("a\\b", FileNameFault::Backslash),
-            ("a\0b", FileNameFault::Nul),
+            ("a\0b", FileNameFault::Control),
+            ("a\u{1b}[2J", FileNameFault::Control),
+            ("a\u{202e}b", FileNameFault::Control),
             ("https://x/y", FileNameFault::Url),
         ] {
             assert_eq!(check_file_name(bad), Err(fault), "{bad:?}");

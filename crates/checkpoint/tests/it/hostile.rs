@@ -100,7 +100,7 @@ fn errors_say_the_file_the_tensor_and_both_facts() {
         ("index/parent-path", "only files below the folder are opened"),
         ("index/absolute-path", "which is an absolute path"),
         ("index/url", "which is a URL; only files below the folder"),
-        ("index/nul-in-name", "which holds a NUL character"),
+        ("index/nul-in-name", "which holds a control character"),
         ("index/weight-map-duplicate", "appears twice in the index"),
         ("index/weight-map-empty", "`weight_map` of the index is empty"),
         ("index/index-truncated", "the text ends while parsing a string"),

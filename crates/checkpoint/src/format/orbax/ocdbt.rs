@@ -459,7 +459,14 @@ mod tests {
             read(&[(MANIFEST_NAME, manifest(files, height, offset, len_bytes)), ("d", data.to_vec())]).unwrap_err()
         };
         let n = whole.len() as u64;
-        for (name, reason) in [("/etc/passwd", "path"), ("../d", ""), ("a//d", ""), ("x\0", ""), ("a\\d", "")] {
+        for (name, reason) in [
+            ("/etc/passwd", "path"),
+            ("../d", ""),
+            ("a//d", ""),
+            ("x\0", ""),
+            ("x\u{1b}c", "control character"),
+            ("a\\d", ""),
+        ] {
             let said = with(&table("", name), 0, 0, n, &whole);
             assert!(said.contains("it names the file `") && said.contains(reason), "{said}");
         }
