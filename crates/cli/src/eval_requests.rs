@@ -30,7 +30,6 @@ use crate::error::Error;
 use crate::eval_external::fill_command;
 use crate::eval_results::tell_refused;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::options::Seconds;
 use crate::scoring::command_row;
 
@@ -109,7 +108,6 @@ pub(crate) struct RequestEvaluator<'a> {
     limit: Option<Seconds>,
     run: &'a RunContext<'a>,
     world: &'a World<'a>,
-    messages: &'a Messages,
     open: &'a OpenRequests,
     /// The folder of each model's request.
     asked: BTreeMap<PathBuf, PathBuf>,
@@ -128,7 +126,6 @@ impl<'a> RequestEvaluator<'a> {
         limit: Option<Seconds>,
         open: &'a OpenRequests,
         (world, run): (&'a World<'a>, &'a RunContext<'a>),
-        messages: &'a Messages,
     ) -> Result<Self, Error> {
         run.storage.create_folder(folder)?;
         Ok(Self {
@@ -137,7 +134,6 @@ impl<'a> RequestEvaluator<'a> {
             limit,
             run,
             world,
-            messages,
             open,
             asked: BTreeMap::new(),
             late: BTreeSet::new(),
@@ -330,7 +326,7 @@ impl RequestEvaluator<'_> {
             });
         }
         let results = results?;
-        tell_refused(path, &results, self.messages);
+        tell_refused(path, &results, self.world.messages);
         self.cost.n_evaluations += 1;
         Ok(ModelScores::from_external("command", results.scores))
     }

@@ -16,23 +16,18 @@ use crate::host::World;
 use crate::messages::Messages;
 
 /// Reads and compares results; `card` is the folder of the model that the last ones are about.
-pub(crate) fn run(
-    paths: &[PathBuf],
-    card: Option<&Path>,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+pub(crate) fn run(paths: &[PathBuf], card: Option<&Path>, world: &World<'_>) -> Result<Outcome, Error> {
     let all = paths.iter().map(|path| open(path, world)).collect::<Result<Vec<_>, _>>()?;
     for (path, found) in paths.iter().zip(&all) {
-        tell_refused(path, found, messages);
+        tell_refused(path, found, world.messages);
     }
     let written = match (card, all.last()) {
         (Some(model), Some(last)) => Some(write_hub_results(&*world.storage, model, last)?),
         _ => None,
     };
-    tell_results(paths, &all, messages);
+    tell_results(paths, &all, world.messages);
     if let Some(path) = written {
-        messages.note(format!("the results are in `{}` for the Hugging Face Hub", path.display()));
+        world.note(format!("the results are in `{}` for the Hugging Face Hub", path.display()));
     }
     Ok(Outcome::Done)
 }

@@ -16,7 +16,6 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, document, execute_options};
-use crate::messages::Messages;
 use crate::options::show_bytes;
 use crate::share_env::share_of_environment;
 
@@ -33,7 +32,6 @@ pub(crate) fn run_share(
     work: &SharedWork<'_>,
     (choice, plan): (ShardChoice, &MergePlan),
     world: &World<'_>,
-    messages: &Messages,
 ) -> Result<Outcome, Error> {
     let share = match choice {
         ShardChoice::Given(share) => share,
@@ -41,36 +39,29 @@ pub(crate) fn run_share(
     };
     let run = world.context(work.execution.memory.0);
     let outcomes = execute_share(plan, share, execute_options(work.execution), &run)?;
-    messages.json(&share_document(share, &outcomes, &*world.storage));
+    world.messages.json(&share_document(share, &outcomes, &*world.storage));
     let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
     text.push_str(&next_step(work, share, &outcomes));
-    messages.text(&text);
+    world.messages.text(&text);
     Ok(Outcome::Done)
 }
 
 /// Publishes a plan whose shares are done.
-pub(crate) fn run_finish(
-    work: &SharedWork<'_>,
-    plan: &MergePlan,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+pub(crate) fn run_finish(work: &SharedWork<'_>, plan: &MergePlan, world: &World<'_>) -> Result<Outcome, Error> {
     let run = world.context(work.execution.memory.0);
     let kind = "thalweg-merge-finish";
     match finish_shares(plan, execute_options(work.execution), &run)? {
         Finished::Merged { outcomes, count } => {
             let mut document = document(kind, plan, &outcomes);
             add_shares(&mut document, count, &[]);
-            messages.json(&document);
-            messages.text(&outcomes.iter().map(describe).collect::<String>());
-            Ok(Outcome::Done)
+            Ok(world.answer(&document, &outcomes.iter().map(describe).collect::<String>()))
         }
         Finished::Missing(missing) => {
             let mut document = document(kind, plan, &[]);
             add_shares(&mut document, Some(missing.count), &missing.missing);
             let row = |(path, missing): &(PathBuf, Vec<usize>)| json!({ "path": path, "missing": missing });
             document["incomplete"] = missing.outputs.iter().map(row).collect();
-            messages.json(&document);
+            world.messages.json(&document);
             let n_outputs = plan.outputs.len();
             Err(shares_missing(work, &missing, n_outputs))
         }

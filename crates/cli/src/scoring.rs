@@ -36,12 +36,7 @@ pub(crate) fn check_scoring(args: &ScoringArgs, what: &str) -> Result<(), Error>
 }
 
 /// The suite that decides, and the one that reports, which share nothing.
-pub(crate) fn open_suites(
-    args: &ScoringArgs,
-    report: Option<&Path>,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Vec<Suite>, Error> {
+pub(crate) fn open_suites(args: &ScoringArgs, report: Option<&Path>, world: &World<'_>) -> Result<Vec<Suite>, Error> {
     let Some(path) = &args.suite else {
         return match report {
             None => Ok(Vec::new()),
@@ -64,7 +59,7 @@ pub(crate) fn open_suites(
     }
     let Some(report) = report else {
         if suite.role.is_none() {
-            messages.note(format!(
+            world.note(format!(
                 "suite `{}` has no `role`: a merge that it chooses should be reported on another suite",
                 suite.name
             ));
@@ -81,12 +76,12 @@ pub(crate) fn open_suites(
 }
 
 /// Says how much will be scored, before it begins: `what` names the models, such as `10 merges`.
-pub(crate) fn tell_cost(evaluator: &dyn Evaluator, (n_models, what): (usize, &str), messages: &Messages) {
+pub(crate) fn tell_cost(evaluator: &dyn Evaluator, (n_models, what): (usize, &str), world: &World<'_>) {
     let tokens = evaluator.tokens_per_model().map_or_else(String::new, |tokens| {
         let all = tokens.saturating_mul(n_models as u64);
         format!(", {} tokens each, {} in all", show_count(tokens), show_count(all))
     });
-    messages.note(format!("scoring {what}{tokens}; known scores are reused"));
+    world.note(format!("scoring {what}{tokens}; known scores are reused"));
 }
 
 /// What scores, as the options say. `like` is any checkpoint of the run, `folder` that of the study. Models are counted
@@ -96,7 +91,6 @@ pub(crate) fn make_evaluator<'a>(
     suites: &[Suite],
     (like, folder): (&Path, Option<&Path>),
     (world, run): (&'a World<'_>, &'a RunContext<'a>),
-    messages: &'a Messages,
 ) -> Result<Box<dyn Evaluator + 'a>, Error> {
     let cache = args.cache.clone().or_else(|| folder.map(|folder| folder.join("scores")));
     match &args.eval_command {
@@ -105,7 +99,7 @@ pub(crate) fn make_evaluator<'a>(
             let cache =
                 cache.unwrap_or_else(|| std::env::temp_dir().join(format!("thalweg-scores-{}", std::process::id())));
             let (command, limit, cost) = (command.clone(), args.eval_timeout, CostRow::default());
-            Ok(Box::new(CommandEvaluator { command, limit, cache, run, messages, cost }))
+            Ok(Box::new(CommandEvaluator { command, limit, cache, run, messages: world.messages, cost }))
         }
         None => {
             let tokenizer = args.tokenizer.as_deref();

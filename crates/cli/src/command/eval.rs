@@ -32,13 +32,13 @@ struct Compared {
     comparisons: Vec<Comparison>,
 }
 
-pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &EvalArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let paths = checkpoints_with_baseline(args);
     if args.results {
-        return crate::eval_results::run(&paths, args.card.as_deref(), world, messages);
+        return crate::eval_results::run(&paths, args.card.as_deref(), world);
     }
     if let Some(command) = &args.eval_command {
-        return crate::eval_external::run(command, args.eval_timeout, &paths, world, messages);
+        return crate::eval_external::run(command, args.eval_timeout, &paths, world);
     }
     let suite_path = args.suite.as_deref().unwrap_or(Path::new(""));
     let suite = Suite::open(&*world.storage, suite_path)?;
@@ -47,14 +47,12 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
         None => suite,
     };
     let suite = fit_context(suite, &paths, world)?;
-    let scored = world.in_pool(|| score_all(args, &paths, &suite, world, messages))??;
+    let scored = world.in_pool(|| score_all(args, &paths, &suite, world))??;
     let compared = world.in_pool(|| compare_all(&scored))??;
     if scored.iter().any(|other| other.tokenizer_digest != scored[0].tokenizer_digest) {
-        messages.note("the tokenizers differ: only measures that do not depend on tokens are compared");
+        world.note("the tokenizers differ: only measures that do not depend on tokens are compared");
     }
-    messages.json(&document(&suite, &scored, &compared));
-    messages.text(&text(&suite, &scored, &compared));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document(&suite, &scored, &compared), &text(&suite, &scored, &compared)))
 }
 
 /// The suite in a context that all of the checkpoints see, so that they can be compared.
@@ -83,13 +81,7 @@ fn checkpoints_with_baseline(args: &EvalArgs) -> Vec<PathBuf> {
     baseline.iter().chain(others).cloned().collect()
 }
 
-fn score_all(
-    args: &EvalArgs,
-    paths: &[PathBuf],
-    suite: &Suite,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Vec<Scored>, Error> {
+fn score_all(args: &EvalArgs, paths: &[PathBuf], suite: &Suite, world: &World<'_>) -> Result<Vec<Scored>, Error> {
     let context = world.eval_context();
     let cache = args.cache.as_deref().map(|folder| ScoreCache::new(&*world.storage, folder));
     let mut known: Option<(TokenizerFiles, Value, PreparedSuite)> = None;
@@ -105,7 +97,7 @@ fn score_all(
             known = Some((files, config.clone(), prepared));
         }
         let Some((_, _, prepared)) = &known else { continue };
-        let subject = load(path, config, &checkpoint, prepared, &context, messages)?;
+        let subject = load(path, config, &checkpoint, prepared, &context, world.messages)?;
         let tasks = score_suite(prepared, &subject, cache.as_ref(), &context)?;
         scored.push(Scored {
             path: path.clone(),

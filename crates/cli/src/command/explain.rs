@@ -15,10 +15,9 @@ use crate::args::ExplainArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{World, command_line};
-use crate::messages::Messages;
 use crate::svg::{PLANE_FILE, draw_plane};
 
-pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ExplainArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
     let from = (&(&args.selection).into(), &(&args.run).into());
     let chosen = choose_checkpoints(&args.inputs, from, SourceOrder::BySteps { keep_option: None }, &resolver)?;
@@ -42,7 +41,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         let labels: Vec<String> = chosen.iter().map(label).collect();
         let svg = draw_plane(&report.0.whole, &labels);
         publish_file(&*world.storage, path, svg.as_bytes(), PLANE_FILE)?;
-        messages.note(format!("the trajectory is drawn in `{}`", path.display()));
+        world.note(format!("the trajectory is drawn in `{}`", path.display()));
     }
     if let Some(folder) = &args.out {
         let run_path = args.inputs.first().map_or_else(String::new, |path| path.display().to_string());
@@ -50,14 +49,14 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         record.geometry = Some(report.0.row(&chosen));
         world.storage.create_folder(folder)?;
         let page = write_study(&*world.storage, folder, &record)?;
-        messages.note(format!("the page is `{}`", page.display()));
+        world.note(format!("the page is `{}`", page.display()));
     }
     // The document has each tensor class and layer, so it is not built in vain.
-    if messages.wants_json() {
-        messages.json(&report.0.document(&chosen));
+    if world.messages.wants_json() {
+        world.messages.json(&report.0.document(&chosen));
     }
-    messages.text(&report.text(&chosen));
-    fault.iter().for_each(|fault| messages.note(fault));
+    world.messages.text(&report.text(&chosen));
+    fault.iter().for_each(|fault| world.note(fault));
     Ok(Outcome::Done)
 }
 

@@ -23,7 +23,7 @@ use crate::scoring::{check_scoring, make_evaluator, open_suites};
 /// Models that are scored.
 const N_MODELS: usize = 4;
 
-pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ForecastArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_scoring(&args.scoring, "which scores should be forecast?")?;
     if args.scoring.by.is_some() {
         return Err(Error::usage(
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     }
     let resolver = world.resolver();
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
-    let meter = ScoringMeter::new(messages, N_MODELS, "models");
+    let meter = ScoringMeter::new(world.messages, N_MODELS, "models");
     let own = args.anneal.calibrate.as_deref().map(|path| read_case_file(&*world.storage, path)).transpose()?;
     let options = ForecastOptions {
         title: format!("Forecast for {}", args.run_path.display()),
@@ -48,19 +48,18 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     check_forecast_places(&options, &cx)?;
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     question(args).in_steps(&trajectory)?;
-    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let suites = open_suites(&args.scoring, None, world)?;
     let like = trajectory.finished().next_back().map(|newest| newest.path.clone());
     let like = like.ok_or_else(|| Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())))?;
     let from = (like.as_path(), args.out.as_deref());
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
     let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx)?;
     let outcome = match answer.outcome {
         Ok(outcome) => outcome,
-        Err(refusal) => return Ok(refuse(&refusal, &answer.request, messages)),
+        Err(refusal) => return Ok(refuse(&refusal, &answer.request, world.messages)),
     };
-    messages.json(&document(&outcome, answer.cost));
-    messages.text(&text(args, &answer.request, &outcome, answer.cost));
-    Ok(if outcome.forecasts.is_empty() { Outcome::No } else { Outcome::Done })
+    world.answer(&document(&outcome, answer.cost), &text(args, &answer.request, &outcome, answer.cost));
+    Ok(Outcome::when(!outcome.forecasts.is_empty()))
 }
 
 fn question(args: &ForecastArgs) -> AnnealQuestion {

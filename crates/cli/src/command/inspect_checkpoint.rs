@@ -22,27 +22,27 @@ const MAX_ROWS: usize = 12;
 /// pieces are looked into only when they are merged.
 const MAX_PIECES: usize = 4096;
 
-pub(super) fn show(checkpoint: &Checkpoint, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn show(checkpoint: &Checkpoint, world: &World<'_>) -> Result<Outcome, Error> {
     let n_pieces: usize = checkpoint.catalog().entries().iter().map(|entry| entry.pieces.len()).sum();
     if n_pieces <= MAX_PIECES {
         checkpoint.look_inside(Look::EachPiece)?;
     }
-    checkpoint.notes().iter().for_each(|note| messages.note(note));
-    note_untied(checkpoint, messages)?;
+    checkpoint.notes().iter().for_each(|note| world.note(note));
+    note_untied(checkpoint, world.messages)?;
     let merge = read_merge(&*world.storage, checkpoint.path());
     let mut json = document(checkpoint);
     json["merge"] = merge
         .as_ref()
         .map_or(serde_json::Value::Null, |merge| json!({"n_checkpoints": merge.n_checkpoints, "scheme": merge.scheme}));
-    messages.json(&json);
+    world.messages.json(&json);
     let made = merge.map(|merge| match merge.copy_of {
         Some(source) => format!("a copy of `{}`\n", display_name(&source.path.display().to_string())),
         None => format!("a merge of {} by {}\n", counted(merge.n_checkpoints, "checkpoint"), merge.scheme),
     });
-    messages.text(&(describe(checkpoint) + made.as_deref().unwrap_or_default()));
+    world.messages.text(&(describe(checkpoint) + made.as_deref().unwrap_or_default()));
     let entries = checkpoint.catalog().entries();
-    if !messages.wants_json() && entries.len() > MAX_ROWS {
-        messages.detail(table(checkpoint, entries.len()));
+    if !world.messages.wants_json() && entries.len() > MAX_ROWS {
+        world.messages.detail(table(checkpoint, entries.len()));
     }
     Ok(Outcome::Done)
 }

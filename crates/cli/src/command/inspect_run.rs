@@ -14,7 +14,6 @@ use crate::args::InspectArgs;
 use crate::command::{Outcome, inspect_checkpoint};
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::options::show_count;
 use crate::run::{log_words, spike_line};
 
@@ -26,7 +25,6 @@ pub(super) fn run(
     args: &InspectArgs,
     (path, beside): (&Path, Option<&Checkpoint>),
     world: &World<'_>,
-    messages: &Messages,
 ) -> Result<Outcome, Error> {
     let trajectory = world.resolver().open_run(path, &(&args.run).into())?;
     let mut json = document(&trajectory);
@@ -43,11 +41,10 @@ pub(super) fn run(
         text.push_str("\nbeside them in the same folder:\n");
         text.push_str(&inspect_checkpoint::describe(beside));
     }
-    messages.json(&json);
-    messages.text(&text);
+    world.answer(&json, &text);
     for checkpoint in trajectory.checkpoints() {
         let name = thalweg_tensor::display_name(&checkpoint.name);
-        checkpoint.doubts.iter().for_each(|doubt| messages.note(format!("`{name}`: {doubt}")));
+        checkpoint.doubts.iter().for_each(|doubt| world.note(format!("`{name}`: {doubt}")));
     }
     Ok(Outcome::Done)
 }

@@ -12,14 +12,12 @@ use crate::args::ForgetCurveArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, document_of};
+use crate::messages::document_of;
 use crate::options::{named_path, or_dash, show_signed_range};
 
-pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let curve = forget_curve(&arms(args, &*world.storage)?)?;
-    messages.json(&document_of("thalweg-forget-curve", &curve));
-    messages.text(&text(&curve));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document_of("thalweg-forget-curve", &curve), &text(&curve)))
 }
 
 /// The scores that are named, with the schedules of those that have the names of their policies.

@@ -21,15 +21,14 @@ use crate::args::{ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetEntitiesArgs
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
-pub(crate) fn run(args: &ForgetArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ForgetArgs, world: &World<'_>) -> Result<Outcome, Error> {
     match &args.what {
-        ForgetCommand::Entities(args) => entities(args, world, messages),
-        ForgetCommand::Build(args) => build(args, world, messages),
-        ForgetCommand::Score(args) => score::run(args, world, messages),
-        ForgetCommand::Curve(args) => curve::run(args, world, messages),
-        ForgetCommand::Replay(args) => replay::run(args, world, messages),
+        ForgetCommand::Entities(args) => entities(args, world),
+        ForgetCommand::Build(args) => build(args, world),
+        ForgetCommand::Score(args) => score::run(args, world),
+        ForgetCommand::Curve(args) => curve::run(args, world),
+        ForgetCommand::Replay(args) => replay::run(args, world),
     }
 }
 
@@ -54,7 +53,7 @@ fn write(path: &Path, bytes: &[u8], kind: OwnKind<'_>, world: &World<'_>) -> Res
     Ok(publish_file(&*world.storage, path, bytes, kind)?)
 }
 
-fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+fn entities(args: &ForgetEntitiesArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_new_document(&world.storage, &args.out, ENTITIES_FILE)?;
     let found = choose_entities(&args.corpus, &args.reference, &args.titles, &*world.storage)?;
     let line = |one| format!("{}\n", serde_json::to_value(one).unwrap_or_default());
@@ -63,7 +62,7 @@ fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -
     if n > 0 {
         write(&args.out, lines.as_bytes(), ENTITIES_FILE, world)?;
     }
-    messages.json(&json!({
+    world.messages.json(&json!({
         "kind": "thalweg-forget-entities-summary",
         "version": 1,
         "path": args.out,
@@ -73,7 +72,7 @@ fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -
         "entities": found.entities,
     }));
     if n == 0 {
-        messages.text(&format!(
+        world.messages.text(&format!(
             "none of {} of which {} are in the corpus is frequent in the corpus and rare in the reference\n",
             counted(found.n_titles, "title"),
             found.n_found
@@ -93,11 +92,11 @@ fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -
     }
     let out = shell_path(&args.out);
     text.push_str(&format!("next: `thalweg forget build --entities {out} --corpus ... --like CKPT -o probes.jsonl`\n"));
-    messages.text(&text);
+    world.messages.text(&text);
     Ok(Outcome::Done)
 }
 
-fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+fn build(args: &ForgetBuildArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let tokens = probe_options(args.tokens, None)?;
     check_new_document(&world.storage, &args.out, PROBES_FILE)?;
     let entities = read_entities(&*world.storage, &args.entities)?;
@@ -106,7 +105,7 @@ fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Resu
     let options = BuildOptions { tokens, n_probes: args.samples, n_general: args.general, seed: args.seed };
     let built = build_probes(&args.corpus, &entities, &tokenizer, &options, &*world.storage)?;
     write(&args.out, built.lines.as_bytes(), PROBES_FILE, world)?;
-    messages.json(&json!({
+    world.messages.json(&json!({
         "kind": "thalweg-forget-probes-summary",
         "version": 1,
         "path": args.out,
@@ -119,7 +118,7 @@ fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Resu
         "decode_tokens": tokens.decode_tokens,
     }));
     let out = args.out.display();
-    messages.text(&format!(
+    world.messages.text(&format!(
         "{} of {} and {} of the whole corpus into `{out}`\n({} of entities in {})\nnext: `thalweg forget score RUN --probes {}`\n",
         counted(built.n_probes, "sample"),
         counted(built.n_entities, "entity"),

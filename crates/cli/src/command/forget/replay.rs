@@ -19,7 +19,7 @@ use crate::args::ForgetReplayArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, document_of};
+use crate::messages::document_of;
 use crate::train_config::{WrittenConfigs, folder_of_config, read_config, start_of};
 
 const CONFIGS: WrittenConfigs = WrittenConfigs {
@@ -31,7 +31,7 @@ const SAMPLES_FILE: OwnKind<'_> = OwnKind::json("samples that `forget replay` wr
 const SCHEDULE_NAME: &str = "schedule.json";
 const SCHEDULE_LIMIT_BYTES: u64 = 1 << 28;
 
-pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let storage = &*world.storage;
     if matches!(args.policy, ReplayPolicy::Focused | ReplayPolicy::Intensive) && args.entities.is_none() {
         return Err(Error::usage_with_hint(
@@ -71,9 +71,7 @@ pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Message
     }
     write_runs(&runs, &earlier, &out, world)?;
     publish_file(storage, &out.join(SCHEDULE_NAME), format!("{document:#}\n").as_bytes(), SCHEDULE_FILE)?;
-    messages.json(&document);
-    messages.text(&text(args, &plan, &runs));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document, &text(args, &plan, &runs)))
 }
 
 /// Refuses a folder that holds anything else than this schedule: the configs of another one would be trained too, and

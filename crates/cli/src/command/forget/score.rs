@@ -15,23 +15,17 @@ use crate::args::ForgetScoreArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
-use crate::messages::Messages;
 use crate::meter::ScoringMeter;
 use crate::options::{or_dash, show_cost};
 
-pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
         check_new_document(&world.storage, out, SCORES_FILE)?;
     }
     if let Some(outputs) = &args.outputs {
         let probes = read_probes(&*world.storage, &args.probes)?;
         let recalled_by = args.recalled_by.as_ref().map(|name| name.to_string_lossy());
-        return finish(
-            args,
-            score_outputs(outputs, &probes, recalled_by.as_deref(), &*world.storage)?,
-            world,
-            messages,
-        );
+        return finish(args, score_outputs(outputs, &probes, recalled_by.as_deref(), &*world.storage)?, world);
     }
     let resolver = world.resolver();
     let request = ForgetRequest {
@@ -44,7 +38,7 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
     let probes = read_probes(&*world.storage, &args.probes)?;
     let tokens = probe_options(args.tokens, probes.options)?;
     let n_models = models.len() + usize::from(args.recalled_by.is_some());
-    let meter = ScoringMeter::new(messages, n_models, "models");
+    let meter = ScoringMeter::new(world.messages, n_models, "models");
     let options = ForgetOptions {
         tokens,
         tokenizer: args.tokenizer.clone(),
@@ -53,23 +47,16 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
     };
     let (cx, eval) = (world.quiet_context(SUMMING_MEMORY_BYTES), world.quiet_eval_context());
     let record = score_models(&models, &probes, options, (&resolver, &cx, &eval))?;
-    finish(args, record, world, messages)
+    finish(args, record, world)
 }
 
 /// Writes and shows a record.
-fn finish(
-    args: &ForgetScoreArgs,
-    mut record: ForgetRecord,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+fn finish(args: &ForgetScoreArgs, mut record: ForgetRecord, world: &World<'_>) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
         super::write(out, serde_json::to_vec(&record).unwrap_or_default().as_slice(), SCORES_FILE, world)?;
     }
     record.models.iter_mut().for_each(|model| model.items.clear());
-    messages.json(&serde_json::to_value(&record).unwrap_or_default());
-    messages.text(&text(args, &record));
-    Ok(Outcome::Done)
+    Ok(world.answer(&serde_json::to_value(&record).unwrap_or_default(), &text(args, &record)))
 }
 
 fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {

@@ -14,13 +14,12 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::read_plan;
-use crate::messages::Messages;
 
-pub(crate) fn run(args: &LaunchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &LaunchArgs, world: &World<'_>) -> Result<Outcome, Error> {
     match &args.scheduler {
-        LaunchWhat::Slurm(args) => slurm::run(args, world, messages),
-        LaunchWhat::Ray(args) => ray::run(args, world, messages),
-        LaunchWhat::Kubernetes(args) => kubernetes::run(args, world, messages),
+        LaunchWhat::Slurm(args) => slurm::run(args, world),
+        LaunchWhat::Ray(args) => ray::run(args, world),
+        LaunchWhat::Kubernetes(args) => kubernetes::run(args, world),
     }
 }
 

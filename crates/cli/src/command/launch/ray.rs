@@ -14,7 +14,6 @@ use crate::args::RayArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 const MARK: &str = "# A merge by thalweg as tasks of Ray.";
 const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch ray`", MARK);
@@ -22,7 +21,7 @@ const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch ray`
 /// The script; words in capitals between `@` are replaced by Python literals.
 const TEMPLATE: &str = include_str!("ray_script.py");
 
-pub(super) fn run(args: &RayArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &RayArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let work = Work::open(&args.work, world)?;
     let script = match &args.out {
         Some(path) => world.storage.canonical_path(path)?,
@@ -41,7 +40,7 @@ pub(super) fn run(args: &RayArgs, world: &World<'_>, messages: &Messages) -> Res
     let text = replaced.iter().fold(TEMPLATE.to_owned(), |text, (word, value)| text.replace(word, value));
     publish_file(&*world.storage, &script, text.as_bytes(), SCRIPT)?;
     let submit = format!("python3 {}", shell_path(&script));
-    messages.json(&json!({
+    world.messages.json(&json!({
         "kind": "thalweg-launch",
         "version": 1,
         "scheduler": "ray",
@@ -50,6 +49,8 @@ pub(super) fn run(args: &RayArgs, world: &World<'_>, messages: &Messages) -> Res
         "script": script,
         "submit": submit,
     }));
-    messages.text(&format!("wrote `{}`\nnext: `{submit}` runs it on the cluster of `RAY_ADDRESS`\n", script.display()));
+    world
+        .messages
+        .text(&format!("wrote `{}`\nnext: `{submit}` runs it on the cluster of `RAY_ADDRESS`\n", script.display()));
     Ok(Outcome::Done)
 }

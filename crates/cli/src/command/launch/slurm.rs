@@ -18,7 +18,6 @@ use crate::args::SlurmArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 const MARK: &str = "# A merge by thalweg as jobs of Slurm.";
 const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch slurm`", MARK);
@@ -27,7 +26,7 @@ const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch slur
 const OWN_OPTIONS: [&str; 5] = ["--array", "--dependency", "--parsable", "--wrap", "--test-only"];
 const OWN_LETTERS: [&str; 2] = ["-a", "-d"];
 
-pub(super) fn run(args: &SlurmArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &SlurmArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_options(&args.options)?;
     let work = Work::open(&args.work, world)?;
     let script = match &args.out {
@@ -39,7 +38,7 @@ pub(super) fn run(args: &SlurmArgs, world: &World<'_>, messages: &Messages) -> R
     publish_file(&*world.storage, &script, text.as_bytes(), SCRIPT)?;
     let submit = format!("bash {}", shell_path(&script));
     let said = if args.submit { Some(submit_script(&script)?) } else { None };
-    messages.json(&json!({
+    world.messages.json(&json!({
         "kind": "thalweg-launch",
         "version": 1,
         "scheduler": "slurm",
@@ -50,7 +49,7 @@ pub(super) fn run(args: &SlurmArgs, world: &World<'_>, messages: &Messages) -> R
         "submitted": said,
     }));
     let script = script.display();
-    messages.text(&match said {
+    world.messages.text(&match said {
         Some(said) => format!("wrote `{script}`\n{said}"),
         None => format!("wrote `{script}`\nnext: `{submit}` submits it\n"),
     });
