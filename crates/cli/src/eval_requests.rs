@@ -229,7 +229,7 @@ impl<'a> RequestEvaluator<'a> {
         let (began, [mut nap, longest]) = (Instant::now(), NAPS);
         loop {
             self.run.check_interrupt()?;
-            if let Some(results) = self.answer(folder).map_err(failed)? {
+            if let Some(results) = self.answer(folder).map_err(Error::of_evaluator)? {
                 self.late.remove(folder);
                 return Ok(results);
             }
@@ -253,10 +253,6 @@ impl<'a> RequestEvaluator<'a> {
         let limit = self.limit.map_or(0.0, |Seconds(limit)| limit);
         format!("no scores for `{}` within {limit} s: {state}; they will be taken once they arrive", folder.display())
     }
-}
-
-fn failed(error: Error) -> thalweg_study::Error {
-    thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() }
 }
 
 impl Evaluator for RequestEvaluator<'_> {

@@ -164,7 +164,7 @@ impl<'a> World<'a> {
     /// Runs `act` with as many threads as the user wants.
     pub(crate) fn in_pool<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads.get()).build();
-        Ok(pool.map_err(Error::Threads)?.install(act))
+        Ok(pool.map_err(thalweg_study::Error::Threads)?.install(act))
     }
 
     /// What requests are resolved with.

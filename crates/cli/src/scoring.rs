@@ -133,13 +133,6 @@ struct CommandEvaluator<'a> {
 }
 
 impl CommandEvaluator<'_> {
-    fn failed(error: Error) -> thalweg_study::Error {
-        match error {
-            Error::Merge(error @ thalweg_merge::Error::Interrupted) => error.into(),
-            error => thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() },
-        }
-    }
-
     /// A name made of the command and the identity of every file that is read.
     fn key(&self, what: &str, sources: &[PathBuf]) -> Result<PathBuf, thalweg_study::Error> {
         let mut text = format!("{}\n{what}", self.command);
@@ -160,12 +153,11 @@ impl CommandEvaluator<'_> {
 
     fn score(&mut self, path: &Path, key: &Path) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
         let storage = &self.run.storage;
-        let failed = Self::failed;
-        check_params(path, path, (storage, &ReadOptions::default()), self.messages).map_err(failed)?;
-        let scratch = Scratch::new(storage).map_err(failed)?;
+        check_params(path, path, (storage, &ReadOptions::default()), self.messages).map_err(Error::of_evaluator)?;
+        let scratch = Scratch::new(storage).map_err(Error::of_evaluator)?;
         let results = score_one(&self.command, path, path, &scratch.out(0), (self.limit, self.run));
         scratch.close(results.is_ok(), self.messages);
-        let results = results.map_err(failed)?;
+        let results = results.map_err(Error::of_evaluator)?;
         tell_refused(path, &results, self.messages);
         self.cost.n_evaluations += 1;
         storage.create_folder(&self.cache)?;

@@ -43,7 +43,7 @@ fn explain_stop(error: thalweg_study::Error, args: &DemoArgs) -> Error {
             format!("`{}` holds another demo: {source}", args.out.display()),
             "name another folder with `-o DIR`, or give the same seed and size again",
         ),
-        other => Error::Study(other),
+        other => other.into(),
     }
 }
 

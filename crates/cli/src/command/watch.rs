@@ -59,7 +59,7 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>) -> Result<Outcome, Error>
                 make_evaluator(&args.scoring, &suites, from, contexts)
             }
         };
-        evaluator.map_err(|error| thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() })
+        evaluator.map_err(Error::of_evaluator)
     };
     let make: Option<MakeEvaluator<'_>> = if args.scoring.is_given() { Some(&make) } else { None };
     std::thread::scope(|scope| {
