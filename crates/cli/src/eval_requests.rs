@@ -23,8 +23,8 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::evaluator::{Evaluator, ModelScores, ModelToScore, OnScore};
 use thalweg_study::record::{CostRow, SuiteRow};
+use thalweg_study::text::digest_digits;
 use thalweg_tensor::counted;
-use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::error::Error;
 use crate::eval_external::fill_command;
@@ -173,9 +173,7 @@ impl<'a> RequestEvaluator<'a> {
             Some(digest) => digest.clone(),
             None => self.run.pool.open(&model.path, &ReadOptions::default())?.identity(),
         };
-        let text = format!("{}\n{identity}", self.command);
-        let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
-        let digits: String = digest.rsplit(':').next().unwrap_or(&digest).chars().take(12).collect();
+        let digits = digest_digits(&format!("{}\n{identity}", self.command), 12);
         let plain = |one: char| if one.is_ascii_alphanumeric() || one == '.' { one } else { '-' };
         let scheme: String = model.scheme.chars().map(plain).collect();
         let n = if model.steps.len() > 1 { format!("-{}", model.steps.len()) } else { String::new() };

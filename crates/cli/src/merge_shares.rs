@@ -16,6 +16,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, document, execute_options};
+use crate::messages::with_fields;
 use crate::options::show_bytes;
 use crate::share_env::share_of_environment;
 
@@ -87,19 +88,7 @@ fn share_document(share: Share, outcomes: &[ShareOutcome], storage: &dyn Storage
         if is_done { (vec![share.index()], Vec::new()) } else { (Vec::new(), vec![share.index()]) };
     let missing = missing_of(outcomes);
     let row = |outcome: &ShareOutcome| {
-        json!({
-            "path": outcome.path,
-            "stage": storage.stage_path(&outcome.path),
-            "state": match outcome.state {
-                ShareState::Done => "done",
-                ShareState::Skipped => "skipped",
-                ShareState::Published => "published",
-            },
-            "bytes_read": outcome.bytes_read,
-            "bytes_resumed": outcome.bytes_resumed,
-            "bytes_written": outcome.bytes_written,
-            "seconds": outcome.seconds,
-        })
+        with_fields(json!({"path": outcome.path, "stage": storage.stage_path(&outcome.path)}), outcome)
     };
     json!({
         "kind": "thalweg-merge-share",

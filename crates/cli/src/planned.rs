@@ -10,6 +10,7 @@ use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat, describe_forma
 use thalweg_merge::pending::place_notes;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::side_files::side_file_notes;
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::error::Error;
@@ -78,8 +79,8 @@ fn describe_output(text: &mut String, output: &OutputPlan) {
             let _ = writeln!(text, "{:>12} {skipped} more", "...");
             skipped = 0;
         }
-        let step = source.step.map_or_else(|| "-".to_owned(), |step| step.to_string());
-        let tokens = source.tokens.map_or_else(|| "-".to_owned(), show_count);
+        let step = or_dash(source.step, |step| step.to_string());
+        let tokens = or_dash(source.tokens, show_count);
         let path = source.path.display();
         let _ = writeln!(text, "{step:>12} {tokens:>10} {coefficient:>14.9}  {path}");
     }

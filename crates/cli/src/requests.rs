@@ -8,7 +8,7 @@ use thalweg_study::forecast::request::AnnealQuestion;
 use thalweg_study::request::{
     MergeRequest, OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection,
 };
-use thalweg_trajectory::{Extent, Step, Tokens};
+use thalweg_trajectory::Extent;
 
 use crate::args::{
     AnnealArgs, FileArgs, HuggingFaceArgs, OutputArgs, RuleArgs, RunArgs, SchemeArgs, SelectionArgs, SourceArgs,
@@ -137,9 +137,8 @@ impl From<&SchemeArgs> for SchemeOptions {
 
 /// The anneal that is asked about, wherever it ends.
 pub(crate) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
-    let steps = args.anneal_steps.map(|steps| Extent::Steps(Step(steps.0)));
-    let tokens = || args.anneal_tokens.map(|tokens| Extent::Tokens(Tokens(tokens.0)));
-    AnnealQuestion { end_step: None, length: steps.or_else(tokens), curve: args.anneal, floor: args.anneal_floor }
+    let length = Extent::given(args.anneal_steps.map(|steps| steps.0), args.anneal_tokens.map(|tokens| tokens.0));
+    AnnealQuestion { end_step: None, length, curve: args.anneal, floor: args.anneal_floor }
 }
 
 #[cfg(test)]

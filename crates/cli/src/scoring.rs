@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results_file};
-use thalweg_eval::{ReportSuite, SelectionSuite, Suite, check_apart};
+use thalweg_eval::{ReportSuite, SelectionSuite, StartRule, Suite, check_apart};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
@@ -14,6 +14,7 @@ use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
 use thalweg_study::evaluator::{Evaluator, ModelScores, OnScore, check_by};
 use thalweg_study::record::{CostRow, SuiteRow};
+use thalweg_study::text::digest_digits;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::args::ScoringArgs;
@@ -35,6 +36,15 @@ pub(crate) fn check_scoring(args: &ScoringArgs, what: &str) -> Result<(), Error>
     }
 }
 
+/// A suite, with another rule of start tokens where one is given.
+pub(crate) fn open_suite(path: &Path, rule: Option<StartRule>, world: &World<'_>) -> Result<Suite, Error> {
+    let suite = Suite::open(&*world.storage, path)?;
+    Ok(match rule {
+        Some(rule) => suite.with_start_rule(rule),
+        None => suite,
+    })
+}
+
 /// The suite that decides, and the one that reports, which share nothing.
 pub(crate) fn open_suites(args: &ScoringArgs, report: Option<&Path>, world: &World<'_>) -> Result<Vec<Suite>, Error> {
     let Some(path) = &args.suite else {
@@ -46,13 +56,7 @@ pub(crate) fn open_suites(args: &ScoringArgs, report: Option<&Path>, world: &Wor
             )),
         };
     };
-    let open = |path: &Path| -> Result<Suite, Error> {
-        let suite = Suite::open(&*world.storage, path)?;
-        Ok(match args.start_token {
-            Some(rule) => suite.with_start_rule(rule),
-            None => suite,
-        })
-    };
+    let open = |path: &Path| open_suite(path, args.start_token, world);
     let suite = open(path)?;
     if let Some(by) = &args.by {
         check_by(by, suite.tasks.iter().flat_map(|task| task.measures.iter().map(|one| (&*task.name, one.name()))))?;
@@ -139,9 +143,7 @@ impl CommandEvaluator<'_> {
         for source in sources {
             text.push_str(&self.run.pool.open(source, &ReadOptions::default())?.identity());
         }
-        let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
-        let digits = digest.rsplit(':').next().unwrap_or(&digest);
-        Ok(self.cache.join(format!("{}.json", digits.get(..32).unwrap_or(digits))))
+        Ok(self.cache.join(format!("{}.json", digest_digits(&text, 32))))
     }
 
     /// Scores from the cache. Refused ones are noted again.

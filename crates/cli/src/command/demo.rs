@@ -23,17 +23,16 @@ pub(crate) fn run(args: &DemoArgs, world: &World<'_>) -> Result<Outcome, Error> 
     let record = run_demo(&spec, command_line(), &watcher, &world.context(SUMMING_MEMORY_BYTES))
         .map_err(|error| explain_stop(error, args))?;
     let page = spec.folder.join(PAGE_NAME);
-    world.messages.json(&json!({
+    let document = json!({
         "kind": "thalweg-demo", "version": 2, "page": page, "seed": args.seed, "choice": record.choice,
         "raws": record.raws, "trials": record.trials, "annealed": record.annealed, "cost": record.cost,
-    }));
+    });
     let mut text = summary_text(&record);
     let (page, run_folder) = (page.display(), spec.folder.join("run"));
     // Writing to a String cannot fail.
     let _ = writeln!(text, "\nThe page is `{page}`: open it in a browser.");
     let _ = writeln!(text, "The run is `{}`: try `thalweg inspect` on it.", run_folder.display());
-    world.messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&document, &text))
 }
 
 /// Says how to resume after Ctrl-C, and what to do about a folder of another demo.

@@ -5,13 +5,14 @@ use std::fmt::Write;
 
 use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{CheckpointDiff, Distance, TensorDiff, diff_checkpoints};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::{counted, part_of};
 
 use crate::args::DiffArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::options::{or_dash, show_figures};
+use crate::options::show_figures;
 
 /// Tensors that are printed; all of them are in the JSON.
 const MAX_ROWS: usize = 20;

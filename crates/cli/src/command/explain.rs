@@ -8,6 +8,7 @@ use thalweg_storage::publish::publish_file;
 use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, geometry_title, line_answer, measure_geometry};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
+use thalweg_study::text::or_dash;
 use thalweg_study::write_study::{check_study_folder, write_study};
 use thalweg_trajectory::check_new_document;
 
@@ -77,7 +78,7 @@ impl Report {
             let to_newest = whole.distances[i].last().copied().unwrap_or(0.0);
             let before = if i == 0 { "-".to_owned() } else { format!("{:.4}", whole.displacements[i - 1]) };
             let cosine = i.checked_sub(2).and_then(|k| whole.displacement_cosines[k]);
-            let cosine = cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.3}"));
+            let cosine = or_dash(cosine, |cosine| format!("{cosine:.3}"));
             let (label, norm) = (label(one), whole.norms[i]);
             let _ = writeln!(text, "{label:<22} {norm:>12.4} {to_newest:>12.4} {before:>12} {cosine:>10}");
         }

@@ -7,6 +7,7 @@ use thalweg_study::extrapolate::{
     CandidateRow, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
 };
 use thalweg_study::record::GainRow;
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::args::ExtrapolateArgs;
@@ -16,7 +17,7 @@ use crate::host::World;
 use crate::merged::{describe_with, execute_options};
 use crate::messages::document_of;
 use crate::meter::{Meter, Urgency};
-use crate::options::{or_dash, show_cost, show_gain};
+use crate::options::{show_cost, show_gain};
 use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
 /// Models that are scored at most.

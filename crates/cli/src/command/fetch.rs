@@ -51,6 +51,7 @@ mod shown {
     use std::fmt::Write;
 
     use thalweg_study::fetch::{FetchPlan, Fetched, describe_fetch};
+    use thalweg_study::text::or_dash;
 
     use crate::options::{show_bytes, show_count};
     use crate::pace::show_network_rate;
@@ -64,8 +65,8 @@ mod shown {
             "step", "tokens", "files", "size", "to fetch"
         );
         for revision in &plan.revisions {
-            let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-            let tokens = revision.tokens.map_or_else(|| "-".to_owned(), show_count);
+            let number = |number: Option<u64>| or_dash(number, |number| number.to_string());
+            let tokens = or_dash(revision.tokens, show_count);
             let size = show_bytes(revision.files.iter().map(|file| file.len_bytes).sum());
             let missing = show_bytes(plan.missing_bytes(revision));
             let (step, n_files, name) = (number(revision.step), revision.files.len(), &revision.name);

@@ -14,7 +14,6 @@ use crate::args::ForecastArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
-use crate::messages::Messages;
 use crate::meter::ScoringMeter;
 use crate::options::show_cost;
 use crate::requests::anneal_question;
@@ -56,7 +55,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>) -> Result<Outcome, Err
     let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx)?;
     let outcome = match answer.outcome {
         Ok(outcome) => outcome,
-        Err(refusal) => return Ok(refuse(&refusal, &answer.request, world.messages)),
+        Err(refusal) => return Ok(refuse(&refusal, &answer.request, world)),
     };
     world.answer(&document(&outcome, answer.cost), &text(args, &answer.request, &outcome, answer.cost));
     Ok(Outcome::when(!outcome.forecasts.is_empty()))
@@ -67,13 +66,13 @@ fn question(args: &ForecastArgs) -> AnnealQuestion {
 }
 
 /// No forecast: an answer, with its reason.
-fn refuse(refusal: &Refusal, request: &ForecastRequest, messages: &Messages) -> Outcome {
-    messages.json(&json!({
+fn refuse(refusal: &Refusal, request: &ForecastRequest, world: &World<'_>) -> Outcome {
+    let document = json!({
         "kind": "thalweg-forecast", "version": 1, "forecasts": [], "window": null, "n_evaluations": 0,
         "end_step": request.end_step, "anneal_steps": request.anneal_steps,
         "reason": refusal.to_string(), "hint": refusal.hint(),
-    }));
-    messages.text(&format!("no forecast: {refusal}\n{}\n", refusal.hint()));
+    });
+    world.answer(&document, &format!("no forecast: {refusal}\n{}\n", refusal.hint()));
     Outcome::No
 }
 

@@ -32,11 +32,9 @@ pub(crate) fn run(args: &InitArgs, world: &World<'_>) -> Result<Outcome, Error> 
     let outcome = execute(&merge, &args.execution, world)?.pop();
     let policy = policy(args, &trajectory, &window, world)?.with_files_of(&merge);
     publish_policy(&*world.storage, &policy, &args.out)?;
-    world.messages.json(&document(&policy, outcome.as_ref()));
     let mut text: String = outcome.iter().map(describe).collect();
     describe_policy(&mut text, &policy);
-    world.messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&document(&policy, outcome.as_ref()), &text))
 }
 
 fn window(selection: &Selection, trajectory: &Trajectory, resolver: &Resolver<'_>) -> Result<Vec<SourceRef>, Error> {

@@ -12,7 +12,6 @@ use thalweg_tensor::{Dtype, DtypeClass, TensorSource, counted, display_name};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
 
 /// Tensors that are printed; `-v` prints all.
@@ -28,7 +27,7 @@ pub(super) fn show(checkpoint: &Checkpoint, world: &World<'_>) -> Result<Outcome
         checkpoint.look_inside(Look::EachPiece)?;
     }
     checkpoint.notes().iter().for_each(|note| world.note(note));
-    note_untied(checkpoint, world.messages)?;
+    note_untied(checkpoint, world)?;
     let merge = read_merge(&*world.storage, checkpoint.path());
     let mut json = document(checkpoint);
     json["merge"] = merge
@@ -48,7 +47,7 @@ pub(super) fn show(checkpoint: &Checkpoint, world: &World<'_>) -> Result<Outcome
 }
 
 /// Notes a head and an embedding that the config ties but whose beginnings differ.
-fn note_untied(checkpoint: &Checkpoint, messages: &Messages) -> Result<(), Error> {
+fn note_untied(checkpoint: &Checkpoint, world: &World<'_>) -> Result<(), Error> {
     const LOOK_ELEMENTS: u64 = 64 << 10;
     let catalog = checkpoint.catalog();
     let Some((head, embedding)) = checkpoint.config().and_then(|config| tied_pair(catalog, config)) else {
@@ -63,7 +62,7 @@ fn note_untied(checkpoint: &Checkpoint, messages: &Messages) -> Result<(), Error
         Ok(bytes)
     };
     if read(head)? != read(embedding)? {
-        messages.note(untied_note(catalog, (head, embedding)));
+        world.note(untied_note(catalog, (head, embedding)));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use thalweg_checkpoint::Checkpoint;
 use thalweg_storage::{FileKind, Storage};
 use thalweg_study::restart::log_document;
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 use thalweg_trajectory::{Fault, Spike, Trajectory, describe_own_output, lasting_spike};
 
@@ -124,7 +125,7 @@ fn table(trajectory: &Trajectory) -> String {
             }
             continue;
         }
-        let tokens = checkpoint.tokens.map_or_else(|| "-".to_owned(), |tokens| show_count(tokens.0));
+        let tokens = or_dash(checkpoint.tokens, |tokens| show_count(tokens.0));
         let phase = checkpoint.phase.map_or("-", |phase| phase.name());
         let name = thalweg_tensor::display_name(&checkpoint.name);
         let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  {reason}"));

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use thalweg_study::law::{
     Axis, FormRow, LawQuestion, MergeLaw, PredictionRow, ThreePointRow, fit_merge_law, read_curve_file,
 };
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::args::{LawArgs, LawCommand, LawMergeArgs};
@@ -12,7 +13,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::document_of;
-use crate::options::{or_dash, show_figures};
+use crate::options::show_figures;
 
 /// The most resamples: a bootstrap needs no more.
 const MAX_RESAMPLES: u32 = 100_000;

@@ -16,7 +16,6 @@ use crate::error::Error;
 use crate::host::World;
 use crate::merge_shares::{SharedWork, merge_command, run_finish, run_share};
 use crate::merged::{describe, document, execute, execute_options, next_steps, read_plan};
-use crate::messages::Messages;
 use crate::options::{show_bytes, show_figures};
 use crate::planned::show_plan;
 use crate::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
@@ -64,7 +63,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>) -> Result<Outcome, Error>
     let mut text = String::new();
     for (i, outcome) in outcomes.iter().enumerate() {
         text.push_str(&describe(outcome));
-        note_distance(outcome, world.messages);
+        note_distance(outcome, world);
         if let Some(target) = &against {
             let comparison = compare(outcome, target, args.execution.memory.0, world)?;
             document["outputs"][i]["against"] = comparison.document();
@@ -165,7 +164,7 @@ fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePl
 }
 
 /// A note where the sources of a merge are so far apart that they may not be of one run.
-fn note_distance(outcome: &MergeOutcome, messages: &Messages) {
+fn note_distance(outcome: &MergeOutcome, world: &World<'_>) {
     /// Two unrelated models of equal norms are 71 % of it away from their mean; checkpoints of one run a few percent.
     const FAR: f64 = 0.5;
     let receipt = &outcome.receipt;
@@ -174,7 +173,7 @@ fn note_distance(outcome: &MergeOutcome, messages: &Messages) {
         .filter(|share| outcome.compared.is_none() && receipt.plan.rule.is_none() && *share > FAR);
     if let Some(share) = share {
         let (path, percent) = (outcome.path.display(), show_figures(share * 100.0));
-        messages.note(format!(
+        world.note(format!(
             "`{path}` is {percent} % of the norm away from its newest checkpoint: these may not be checkpoints of one run"
         ));
     }

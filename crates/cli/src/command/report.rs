@@ -21,6 +21,7 @@ use crate::args::ReportArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
+use crate::messages::document_of;
 use crate::options::show_gain;
 
 pub(crate) fn run(args: &ReportArgs, world: &World<'_>) -> Result<Outcome, Error> {
@@ -39,10 +40,9 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>) -> Result<Outcome, Error
     check_new_document(&world.storage, &page, PAGE_FILE)?;
     publish_file(&*world.storage, &table, to_csv(&study).as_bytes(), TABLE_FILE)?;
     publish_file(&*world.storage, &page, render_study_with(&study, &attachments).as_bytes(), PAGE_FILE)?;
-    world.messages.json(&study_document(&study, &page, &table));
     let summary = summary_text(&study);
-    world.messages.text(&format!("{summary}\nThe page is `{}`, the table `{}`.\n", page.display(), table.display()));
-    Ok(Outcome::Done)
+    let text = format!("{summary}\nThe page is `{}`, the table `{}`.\n", page.display(), table.display());
+    Ok(world.answer(&study_document(&study, &page, &table), &text))
 }
 
 /// How the runs of several studies compare if all were annealed.
@@ -61,16 +61,13 @@ fn compare(args: &ReportArgs, below: &[(String, StudyFiles)], world: &World<'_>)
     }
     let items_of = |name: &str, end_step: u64| read_items(&*world.storage, &args.path.join(name), end_step);
     let found = compare_runs(&runs, &items_of);
-    world.messages.json(&json!({"kind": "thalweg-comparison", "version": 1, "comparisons": found}));
+    let mut text: String = found.iter().map(comparison_text).collect();
     if found.is_empty() {
         let n = counted(below.len(), "study");
-        world
-            .messages
-            .text(&format!("{n}: no two have forecasts of the same anneal at equal tokens (`watch --forecast`)\n"));
-        return Ok(Outcome::No);
+        text = format!("{n}: no two have forecasts of the same anneal at equal tokens (`watch --forecast`)\n");
     }
-    world.messages.text(&found.iter().map(comparison_text).collect::<String>());
-    Ok(Outcome::Done)
+    world.answer(&document_of("thalweg-comparison", &json!({"comparisons": found})), &text);
+    Ok(Outcome::when(!found.is_empty()))
 }
 
 fn comparison_text(one: &RunComparison) -> String {

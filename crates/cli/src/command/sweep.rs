@@ -8,6 +8,7 @@ use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::own::merges_in;
 use thalweg_storage::guard::check_place;
 use thalweg_study::sweep::{Keep, SweepRequest, SweepTrial};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::args::SweepArgs;
@@ -160,7 +161,7 @@ fn table(out: &Path, trials: &[SweepTrial], outcomes: &[MergeOutcome]) -> String
     for (trial, outcome) in trials.iter().zip(outcomes) {
         let end = trial.end_step();
         let distance = outcome.receipt.distance_to_newest();
-        let distance = distance.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.6}"));
+        let distance = or_dash(distance, |distance| format!("{distance:.6}"));
         let scheme = &trial.output.scheme;
         let (n, name) = (trial.output.sources.len(), &trial.name);
         let _ = writeln!(text, "{end:>10} {n:>5} {scheme:<16} {distance:>14}  {name}");

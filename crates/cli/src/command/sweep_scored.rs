@@ -10,6 +10,7 @@ use thalweg_study::study_answer::answer_word;
 use thalweg_study::sweep::{
     ComparedBest, EarlierSweep, Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep,
 };
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::host::{World, command_line};
 use crate::merged::{execute_options, from_here};
 use crate::meter::ScoringMeter;
-use crate::options::{or_dash, show_cost, show_gain, show_signed_range};
+use crate::options::{show_cost, show_gain, show_signed_range};
 use crate::scoring::{make_evaluator, open_suites, tell_cost};
 
 pub(super) fn run(

@@ -12,7 +12,6 @@ use crate::args::VerifyArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 /// Verification holds one small buffer a thread; the limit is never met.
 const MEMORY_BYTES: u64 = 256_000_000;
@@ -25,7 +24,7 @@ pub(crate) fn run(args: &VerifyArgs, world: &World<'_>) -> Result<Outcome, Error
     }
     let found = verify(&path, args, world)?;
     world.messages.json(&found.document(scope(args)));
-    tell(&args.path, &found, world.messages);
+    tell(&args.path, &found, world);
     world.messages.text(&text(&args.path, args, &found));
     Ok(Outcome::when(found.is_equal()))
 }
@@ -48,7 +47,7 @@ fn verify_all(merges: &[PathBuf], args: &VerifyArgs, world: &World<'_>) -> Resul
                 let mut row = found.document(scope(args));
                 row["path"] = json!(path);
                 rows.push(row);
-                tell(path, &found, world.messages);
+                tell(path, &found, world);
                 world.messages.text(&text(path, args, &found));
             }
             Err(error) => {
@@ -67,12 +66,12 @@ fn verify_all(merges: &[PathBuf], args: &VerifyArgs, world: &World<'_>) -> Resul
 }
 
 /// Notes what the verdict does not cover.
-fn tell(path: &Path, found: &Verification, messages: &Messages) {
+fn tell(path: &Path, found: &Verification, world: &World<'_>) {
     if !found.compared_bytes {
-        messages.note("this output was made with `--digest none`: sizes and headers were compared, not bytes");
+        world.note("this output was made with `--digest none`: sizes and headers were compared, not bytes");
     }
     if !found.strays.is_empty() {
-        messages.note(format!(
+        world.note(format!(
             "`{}` also holds {}, which the receipt does not list: other programs may load it instead",
             path.display(),
             shown_names(&found.strays)

@@ -12,9 +12,9 @@ use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::record::SuiteRow;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
-    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, PreparedSums, TargetCrossing, UnscoredModel,
-    WatchEnds, WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher,
-    keep_watching, score_once,
+    Bests, KeepOptions, MakeEvaluator, Notice, OnceScores, PreparedSums, TargetCrossing, UnscoredModel, WatchEnds,
+    WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher, keep_watching,
+    score_once,
 };
 use thalweg_tensor::counted;
 
@@ -25,6 +25,7 @@ use crate::eval_external::check_command;
 use crate::eval_requests::{OpenRequests, RequestEvaluator, check_request_command, tell_workers_to_end};
 use crate::host::{World, command_line};
 use crate::merged::execute_options;
+use crate::messages::document_of;
 use crate::notify::{Notifier, Target};
 use crate::options::{show_bytes, show_gain};
 use crate::requests::anneal_question;
@@ -48,16 +49,14 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>) -> Result<Outcome, Error>
     let folder = watcher.request().folder.clone();
     let open_requests = OpenRequests::default();
     let make = |like: &Path| {
+        let contexts = (world, &quiet);
         let evaluator = match (&args.eval_requests, &args.scoring.eval_command) {
             (Some(requests), Some(command)) => {
                 let (place, limit) = ((&**requests, &**command), args.scoring.eval_timeout);
-                RequestEvaluator::new(place, limit, &open_requests, (world, &quiet))
+                RequestEvaluator::new(place, limit, &open_requests, contexts)
                     .map(|evaluator| Box::new(evaluator) as Box<dyn Evaluator>)
             }
-            _ => {
-                let (from, contexts) = ((like, Some(&*folder)), (world, &quiet));
-                make_evaluator(&args.scoring, &suites, from, contexts)
-            }
+            _ => make_evaluator(&args.scoring, &suites, (like, Some(&*folder)), contexts),
         };
         evaluator.map_err(Error::of_evaluator)
     };
@@ -146,7 +145,7 @@ fn watch_on(
 /// Serves the page of the folder until the watcher ends.
 fn serve_page(args: &WatchArgs, folder: &Path, ServePort(port): ServePort, world: &World<'_>) -> Result<Server, Error> {
     let server = open_server(folder, &args.at, port, (Waits::Yes, world))?;
-    world.messages.json_line(&json!({"kind": "thalweg-serve", "version": 1, "path": folder, "url": server.url}));
+    world.messages.json_line(&document_of("thalweg-serve", &json!({"path": folder, "url": server.url})));
     world.messages.text(&format!("the page is at {}\n", server.url));
     Ok(server)
 }
@@ -213,12 +212,10 @@ fn tell(news: WatchNews<'_>, world: &World<'_>) {
         WatchNews::Looked(pass) => {
             let mut document = document(pass);
             let made = |one: &&WatchedOutput| !one.was_done;
-            document["outputs"] = json!(pass.outputs.iter().filter(made).map(output_row).collect::<Vec<_>>());
+            document["outputs"] = json!(pass.outputs.iter().filter(made).collect::<Vec<_>>());
             world.messages.json_line(&document);
             world.messages.text(&made_lines(pass));
-            for failed in &pass.failed {
-                world.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
-            }
+            tell_failed(pass, world);
             if let Some((first, last)) = pass.vanished_steps.first().zip(pass.vanished_steps.last()) {
                 let which = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
                 world.note(format!(
@@ -227,15 +224,14 @@ fn tell(news: WatchNews<'_>, world: &World<'_>) {
             }
         }
         WatchNews::Prepared(prepared) => {
-            let made = prepared.iter().filter_map(prepared_row);
-            let made: Vec<serde_json::Value> = made.collect();
+            let made: Vec<serde_json::Value> = prepared.iter().filter_map(prepared_row).collect();
             if !made.is_empty() {
-                world.messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "prepared": made}));
+                world.messages.json_line(&line(json!({"prepared": made})));
             }
             tell_prepared(prepared, world);
         }
         WatchNews::Scored(rows) => {
-            world.messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "scored": rows}));
+            world.messages.json_line(&line(json!({"scored": rows})));
             world.messages.text(&score_lines(rows));
         }
         WatchNews::Trouble(error) => {
@@ -243,9 +239,7 @@ fn tell(news: WatchNews<'_>, world: &World<'_>) {
             world.note(format!("{error}{hint}; trying again"));
         }
         WatchNews::Unscored(model) => {
-            world
-                .messages
-                .json_line(&json!({"kind": "thalweg-watch", "version": 1, "unscored": [unscored_row(model)]}));
+            world.messages.json_line(&line(json!({"unscored": [unscored_row(model)]})));
             tell_unscored(model, world);
         }
         WatchNews::Late(error) => world.note(error),
@@ -364,12 +358,16 @@ fn forecast(args: &WatchArgs, (resolver, world): (&Resolver<'_>, &World<'_>)) ->
     Ok(WatchForecast { question: anneal_question(&args.anneal), own_cases, truths })
 }
 
-/// Says which merges could not be made, and which models could not be scored. Either makes the command fail, after the
-/// others were made.
-fn finish(pass: &WatchPass, once: &OnceScores, world: &World<'_>) -> Result<Outcome, Error> {
+fn tell_failed(pass: &WatchPass, world: &World<'_>) {
     for failed in &pass.failed {
         world.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
     }
+}
+
+/// Says which merges could not be made, and which models could not be scored. Either makes the command fail, after the
+/// others were made.
+fn finish(pass: &WatchPass, once: &OnceScores, world: &World<'_>) -> Result<Outcome, Error> {
+    tell_failed(pass, world);
     once.failed.iter().for_each(|model| tell_unscored(model, world));
     once.late.iter().for_each(|error| world.note(error));
     if let Some(first) = pass.failed.first() {
@@ -389,25 +387,16 @@ fn finish(pass: &WatchPass, once: &OnceScores, world: &World<'_>) -> Result<Outc
     Ok(Outcome::Done)
 }
 
-fn output_row(one: &WatchedOutput) -> serde_json::Value {
-    json!({
-        "path": one.path, "end_step": one.end_step, "scheme": one.scheme, "n_checkpoints": one.n_checkpoints,
-        "bytes_read": one.bytes_read, "was_done": one.was_done, "digest": one.digest,
-    })
+/// A line of what happened.
+fn line(news: serde_json::Value) -> serde_json::Value {
+    document_of("thalweg-watch", &news)
 }
 
 fn document(pass: &WatchPass) -> serde_json::Value {
-    let failed = |one: &FailedMerge| json!({"path": one.path, "error": one.error});
-    json!({
-        "kind": "thalweg-watch", "version": 1,
-        "outputs": pass.outputs.iter().map(output_row).collect::<Vec<_>>(),
-        "failed": pass.failed.iter().map(failed).collect::<Vec<_>>(),
-        "skipped": pass.skipped.iter()
-            .map(|one| json!({"n_checkpoints": one.n_checkpoints, "end_steps": one.steps})).collect::<Vec<_>>(),
-        "needed_steps": pass.needed_steps,
-        "vanished_steps": pass.vanished_steps,
-        "bytes_read": pass.bytes_read,
-    })
+    line(json!({
+        "outputs": pass.outputs, "failed": pass.failed, "skipped": pass.skipped, "needed_steps": pass.needed_steps,
+        "vanished_steps": pass.vanished_steps, "bytes_read": pass.bytes_read,
+    }))
 }
 
 fn table(args: &WatchArgs, pass: &WatchPass) -> String {
@@ -418,8 +407,7 @@ fn table(args: &WatchArgs, pass: &WatchPass) -> String {
         let _ = writeln!(text, "{:>10} {:>5} {:<16} folder in `{}`", "end step", "N", "scheme", args.out.display());
     }
     for one in made.iter().take(MAX_ROWS) {
-        let name = one.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let _ = writeln!(text, "{:>10} {:>5} {:<16} {name}", one.end_step, one.n_checkpoints, one.scheme);
+        let _ = writeln!(text, "{:>10} {:>5} {:<16} {}", one.end_step, one.n_checkpoints, one.scheme, one.name());
     }
     if made.len() > MAX_ROWS {
         let _ = writeln!(text, "and {} more", made.len() - MAX_ROWS);

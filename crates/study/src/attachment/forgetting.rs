@@ -7,6 +7,7 @@ use super::{Attachment, Picture, optional, real, shown};
 use crate::document::Field;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, SCHEME_CLASSES, Series};
 use crate::text::show_whole;
+use crate::unique::unique;
 
 /// Measures in the table.
 const IN_TABLE: [RecallMeasure; 4] =
@@ -121,12 +122,7 @@ fn chart_of(models: &[Model], i: usize, measure: RecallMeasure) -> Option<Chart>
     let with_value = || models.iter().filter(|model| model.values[i].is_some());
     with_value().next()?;
     let has_tokens = models.iter().all(|model| model.tokens.is_some());
-    let mut names: Vec<String> = Vec::new();
-    for model in with_value() {
-        if !names.contains(&model.series()) {
-            names.push(model.series());
-        }
-    }
+    let names = unique(with_value().map(Model::series));
     let series = names.iter().take(1 + SCHEME_CLASSES.len()).enumerate().map(|(n, name)| {
         let own = with_value().filter(|model| model.series() == *name);
         let mut points: Vec<ChartPoint> = own.filter_map(|model| point_of(model, (i, measure), has_tokens)).collect();

@@ -13,7 +13,7 @@ use thalweg_storage::publish::publish_file;
 use super::rank::mean_ranks;
 use super::ridge::{QuadraticFit, fit_quadratic};
 use super::space::{Component, MixSpace, Mixture, exact, fractions, round};
-use super::trials::{TRIAL_KIND, TRIAL_VERSION, TRIALS_FILE, TrialRecord};
+use super::trials::{TRIALS, TrialRecord};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
@@ -155,7 +155,7 @@ pub fn search_mixtures(
     mut options: SearchOptions<'_>,
     (resolver, cx): (&Resolver<'_>, &RunContext<'_>),
 ) -> Result<SearchOutcome, Error> {
-    check_document(&*cx.storage, &options.path, TRIALS_FILE)?;
+    check_document(&*cx.storage, &options.path, TRIALS.file())?;
     let least = space.names().len() + 3;
     if options.given.is_none() && (options.n < least || options.rounds == 0) {
         return Err(Error::request_with_hint(
@@ -187,7 +187,7 @@ pub fn search_mixtures(
     });
     let predictor: Vec<PredictorRow> = predictor.collect();
     let lines: String = search.trials.iter().map(|trial| search.line(trial)).collect();
-    publish_file(&*cx.storage, &options.path, lines.as_bytes(), TRIALS_FILE)?;
+    publish_file(&*cx.storage, &options.path, lines.as_bytes(), TRIALS.file())?;
     Ok(SearchOutcome {
         general: space.general().to_owned(),
         beta: space.beta(),
@@ -382,8 +382,8 @@ impl Search<'_> {
     fn line(&self, trial: &Trial) -> String {
         let coefficients = fractions(&trial.mixture);
         let record = TrialRecord {
-            kind: TRIAL_KIND.to_owned(),
-            version: TRIAL_VERSION,
+            kind: TRIALS.kind.to_owned(),
+            version: TRIALS.version,
             round: Some(trial.round),
             data_shares: Some(self.space.by_name(&self.space.data_shares(&coefficients))),
             coefficients: Some(self.space.by_name(&coefficients)),

@@ -10,8 +10,8 @@ use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
-    ReplayCorpora, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, SCHEDULE_FILE, SCHEDULE_KIND, SCHEDULE_VERSION,
-    open_tokenizer, plan_replay, read_entities,
+    ReplayCorpora, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, SCHEDULE, open_tokenizer, plan_replay,
+    read_entities,
 };
 use thalweg_tensor::{counted, shell_path};
 
@@ -70,7 +70,7 @@ pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>) -> Result<Outcome,
         check_out(&args.out, &runs, &document, storage)?;
     }
     write_runs(&runs, &earlier, &out, world)?;
-    publish_file(storage, &out.join(SCHEDULE_NAME), format!("{document:#}\n").as_bytes(), SCHEDULE_FILE)?;
+    publish_file(storage, &out.join(SCHEDULE_NAME), format!("{document:#}\n").as_bytes(), SCHEDULE.file())?;
     Ok(world.answer(&document, &text(args, &plan, &runs)))
 }
 
@@ -118,8 +118,8 @@ fn write_runs(runs: &[ReplayRun], earlier: &[String], out: &Path, world: &World<
 }
 
 fn document(plan: &ReplayPlan, runs: &[ReplayRun]) -> Value {
-    let mut document = document_of(SCHEDULE_KIND, plan);
-    document["version"] = json!(SCHEDULE_VERSION);
+    let mut document = document_of(SCHEDULE.kind, plan);
+    document["version"] = json!(SCHEDULE.version);
     document["runs"] = runs.iter().map(|run| run.name.as_str()).collect();
     document
 }

@@ -28,10 +28,7 @@ pub(super) fn run(args: &KubernetesArgs, world: &World<'_>) -> Result<Outcome, E
     };
     let jobs = [shares_job(args, &work, &mount), finish_job(args, &work, &mount)];
     if world.messages.wants_json() {
-        world
-            .messages
-            .json(&json!({"kind": "thalweg-launch", "version": 1, "scheduler": "kubernetes", "plan": work.path,
-            "shards": work.n_shares, "jobs": jobs}));
+        world.messages.json(&work.document("kubernetes", &json!({"jobs": jobs})));
         return Ok(Outcome::Done);
     }
     world.messages.document(&manifest(&args.name, &jobs));

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use thalweg_study::evaluator::Evaluator;
 use thalweg_study::mix::{CheckOutcome, CheckRequest, Verdict, check_components};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::display_name;
 
 use super::{components, source};
@@ -12,7 +13,6 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::document_of;
-use crate::options::or_dash;
 use crate::scoring::{make_evaluator, open_suites};
 
 pub(super) fn run(args: &MixCheckArgs, world: &World<'_>) -> Result<Outcome, Error> {

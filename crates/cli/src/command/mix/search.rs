@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use thalweg_study::mix::{MixSpace, SearchOptions, SearchOutcome, read_trials, search_mixtures};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
 
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::document_of;
 use crate::meter::ScoringMeter;
-use crate::options::{or_dash, show_cost, show_gain};
+use crate::options::{show_cost, show_gain};
 use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
 pub(super) fn run(args: &MixSearchArgs, world: &World<'_>) -> Result<Outcome, Error> {

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 
 use thalweg_study::mix::{Validation, read_trials, validate_proxies};
+use thalweg_study::text::or_dash;
 
 use crate::args::MixValidateArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::document_of;
-use crate::options::or_dash;
 
 pub(super) fn run(args: &MixValidateArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let trials = read_trials(&*world.storage, &args.trials)?;
