@@ -104,34 +104,16 @@ impl From<&SelectionArgs> for Selection {
 
 impl From<&RuleArgs> for RuleOptions {
     fn from(args: &RuleArgs) -> Self {
-        Self {
-            rule: args.rule.clone(),
-            base: args.base.clone(),
-            convention: args.convention.clone(),
-            density: args.density.clone(),
-            lambda: args.lambda.clone(),
-            gamma: args.gamma.clone(),
-            epsilon: args.epsilon.clone(),
-            seed: args.seed,
-            divide: args.divide.clone(),
-            rescale: args.rescale.clone(),
-        }
+        let RuleArgs { rule, base, convention, density, lambda, gamma, epsilon, seed, divide, rescale } = args.clone();
+        Self { rule, base, convention, density, lambda, gamma, epsilon, seed, divide, rescale }
     }
 }
 
 impl From<&SchemeArgs> for SchemeOptions {
     fn from(args: &SchemeArgs) -> Self {
-        Self {
-            scheme: args.scheme.clone(),
-            alpha: args.alpha.clone(),
-            floor: args.floor.clone(),
-            sigma_rel: args.sigma_rel.clone(),
-            coefficients: args.coefficients.clone(),
-            from_averages: args.from_averages.clone(),
-            order: args.order.clone(),
-            normalize: args.normalize,
-            allow_sum: args.allow_sum,
-        }
+        let SchemeArgs { scheme, alpha, floor, sigma_rel, coefficients, from_averages, order, normalize, allow_sum } =
+            args.clone();
+        Self { scheme, alpha, floor, sigma_rel, coefficients, from_averages, order, normalize, allow_sum }
     }
 }
 

@@ -143,7 +143,7 @@ impl Lines {
         &self,
         most: usize,
         hint: &'static str,
-        read: impl Fn(usize, &str) -> Result<T, String>,
+        mut read: impl FnMut(usize, &str) -> Result<T, String>,
     ) -> Result<Vec<T>, Error> {
         let lines = (1..).zip(self.text.lines()).filter(|(_, text)| !text.trim().is_empty()).take(most);
         lines.map(|(line, text)| read(line, text).map_err(|what| self.fault(line, what, hint))).collect()

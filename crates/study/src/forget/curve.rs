@@ -74,7 +74,7 @@ pub struct ForgottenRow {
 }
 
 /// Merges of one window beside their newest checkpoints, over all ends.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct KeptRow {
     /// The arm, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,11 +188,7 @@ fn kept_rows(
             arm: arm.cloned(),
             window: window.clone(),
             measure: measure.name().to_owned(),
-            n_ends: 0,
-            mean_difference: 0.0,
-            n_above: 0,
-            n_below: 0,
-            mean_over_checkpoints: None,
+            ..KeptRow::default()
         };
         let (mut over_checkpoints, mut n_over) = (0.0, 0.0);
         for (_, model) in models.iter().filter(|(_, model)| model.window.as_ref() == Some(window)) {

@@ -1,6 +1,7 @@
 //! The steps of a schedule of replay, read from the file that `forget replay` writes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -23,6 +24,15 @@ pub enum ReplayPlace {
     Midway,
     /// Right after a replay, where recall is at the peak of a sawtooth.
     After,
+}
+
+impl fmt::Display for ReplayPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Midway => "midway",
+            Self::After => "after a replay",
+        })
+    }
 }
 
 /// Steps of a schedule.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use thalweg_eval::recall::RecallMeasure;
 use thalweg_storage::Storage;
-use thalweg_study::forget::{CurveTable, ForgetArm, ReplayPlace, forget_curve, read_schedule, read_scores};
+use thalweg_study::forget::{CurveTable, ForgetArm, forget_curve, read_schedule, read_scores};
 use thalweg_study::text::or_dash;
 use thalweg_tensor::display_name;
 
@@ -61,10 +61,7 @@ fn text(curve: &CurveTable) -> String {
     for row in &curve.rows {
         let model = row.window.as_deref().unwrap_or("raw");
         let cells = measure_cells(|measure| row.values.get(measure.name()).copied(), row.retention);
-        let place = row.replay.map_or("", |place| match place {
-            ReplayPlace::Midway => "  midway",
-            ReplayPlace::After => "  after a replay",
-        });
+        let place = row.replay.map_or_else(String::new, |place| format!("  {place}"));
         let _ = writeln!(text, "{}{:>10}  {model:<10}{cells}{place}", arm_of(row.arm.as_ref()), row.step);
     }
     if !curve.forgotten.is_empty() {

@@ -52,13 +52,8 @@ pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>) -> Result<Outcome,
         ReplayPolicy::Similar => TrainData::read_documents(&config, &folder, storage)?,
         _ => Vec::new(),
     };
-    let options = ReplayOptions {
-        policy: args.policy,
-        interval: args.interval,
-        epochs: args.epochs,
-        max_replays: args.max_replays,
-        seed: args.seed,
-    };
+    let &ForgetReplayArgs { policy, interval, epochs, max_replays, seed, .. } = args;
+    let options = ReplayOptions { policy, interval, epochs, max_replays, seed };
     let corpora = ReplayCorpora { earlier: &earlier, later: &later, entities: &entities, tokenizer: &tokenizer };
     let plan = plan_replay(&options, &config, start_step, &corpora)?;
     let is_new = storage.file_info(&args.out).is_err();
