@@ -16,7 +16,7 @@ use thalweg_trajectory::{PathKind, Step, look_at_path};
 use crate::Error;
 use crate::request::{Resolver, RunOptions, note_equal_steps, note_unknown_step};
 use crate::sums::{KeptSums, Term, checkpoints_of, describe, is_mean, like, refuse_sums, sum_of};
-use crate::unique::unique;
+use crate::values::unique;
 
 /// A mean with one more checkpoint.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{TaskScores, compare_scores};
 
 use crate::record::{ForecastRow, GainRow, StudyRecord};
-use crate::unique::unique;
+use crate::values::unique;
 
 /// How far apart two numbers of tokens, or two lengths of an anneal, may be to count as equal.
 const TOLERANCE: f64 = 0.01;

@@ -52,7 +52,7 @@ pub mod table;
 mod tensor_groups;
 pub mod text;
 mod train_config;
-mod unique;
+pub mod values;
 pub mod watch;
 pub mod window_fit;
 pub mod write_study;

@@ -4,7 +4,7 @@
 use thalweg_tensor::{counted, shell_path, shell_word};
 
 use crate::record::{AnnealRun, ForecastRow, GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
-use crate::unique::unique;
+use crate::values::unique;
 
 /// Measures that get pictures; a table holds all of them.
 pub(crate) const MAX_METRICS: usize = 6;

@@ -9,6 +9,7 @@ use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, geometry_title
 use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
 use thalweg_study::text::or_dash;
+use thalweg_study::values::mean;
 use thalweg_study::write_study::{check_study_folder, write_study};
 use thalweg_trajectory::check_new_document;
 
@@ -112,12 +113,8 @@ fn group_table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (S
         let norm = geometry.norms.last().copied().unwrap_or(0.0);
         let moved = geometry.distances.first().and_then(|row| row.last()).copied().unwrap_or(0.0);
         let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
-        let mean = if cosines.is_empty() { "-".to_owned() } else { format!("{:.3}", mean(&cosines)) };
+        let mean = or_dash((!cosines.is_empty()).then(|| mean(&cosines)), |mean| format!("{mean:.3}"));
         let first = geometry.component_shares.first().copied().unwrap_or(0.0);
         let _ = writeln!(text, "{name:<34} {norm:>10.4} {moved:>10.4} {mean:>12} {first:>10.3}");
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }

@@ -8,7 +8,7 @@ use crate::document::Field;
 use crate::forget::ReplayPlace;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, SCHEME_CLASSES, Series};
 use crate::text::show_whole;
-use crate::unique::unique;
+use crate::values::unique;
 
 /// Measures in the table.
 const IN_TABLE: [RecallMeasure; 4] =

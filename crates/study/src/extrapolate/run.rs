@@ -22,7 +22,7 @@ use crate::record::{CostRow, GainRow, ScoreRow, SuiteRow};
 use crate::request::{OutputOptions, Resolver};
 use crate::sweep::deciding;
 use crate::text::name_of;
-use crate::unique::unique;
+use crate::values::unique;
 
 /// What the method is, for every document.
 pub(crate) const METHOD: &str = "Extra-Merge-like: the paper's coefficient rule is not public in code";

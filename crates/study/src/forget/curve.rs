@@ -10,6 +10,7 @@ use thalweg_tensor::display_name;
 use super::schedule::{ReplayPlace, ReplaySteps};
 use super::score::{ForgetModelRow, ForgetRecord, PairedRow};
 use crate::Error;
+use crate::values::mean;
 
 /// Scores of one run, or of one policy of replay beside others.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,13 +167,11 @@ fn mean_of_checkpoints(model: &ForgetModelRow, raw: &BTreeMap<u64, &ForgetModelR
     }
     let members: Option<Vec<&ForgetModelRow>> = model.steps.iter().map(|step| raw.get(&(*step)?).copied()).collect();
     let Some(members) = members.filter(|members| !members.is_empty()) else { return BTreeMap::new() };
-    let mean = |measure: &RecallMeasure| {
+    let of_measure = |measure: &RecallMeasure| {
         let values: Option<Vec<f64>> = members.iter().map(|member| member.value(*measure)).collect();
-        let values = values?;
-        let n = values.len() as f64;
-        Some((measure.name().to_owned(), values.iter().sum::<f64>() / n))
+        Some((measure.name().to_owned(), mean(&values?)))
     };
-    RecallMeasure::ALL.iter().filter_map(mean).collect()
+    RecallMeasure::ALL.iter().filter_map(of_measure).collect()
 }
 
 fn kept_rows(

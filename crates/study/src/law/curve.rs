@@ -11,6 +11,7 @@ use thalweg_tensor::{display_name, parse_count};
 
 use crate::Error;
 use crate::document::{DocumentKind, Lines};
+use crate::values::mean;
 
 /// The lines that `law curve` writes.
 pub(crate) const CURVE: DocumentKind = DocumentKind::new("a curve of losses", "thalweg-merge-curve", 1);
@@ -73,7 +74,7 @@ pub struct Unit {
 impl Unit {
     /// Mean over the domains.
     pub(crate) fn macro_loss(&self) -> f64 {
-        self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
+        mean(&self.losses)
     }
 }
 

@@ -8,12 +8,12 @@ use thalweg_tensor::counted;
 
 use super::curve::{Curve, Unit};
 use super::forms::{Fitted, Form, FormRow, Levels, compete};
-use super::least_squares::mean;
 use super::outlook::{MarginalRow, ReachRow, StopRow, TargetRow, marginal_gain, reach_row, stop_row, target_row};
 use super::sizes::{JointLaw, SizeLevels, SizeRow, fit_joint, size_rows};
 use super::three_points::{ThreePointRow, three_point_row};
 use crate::Error;
 use crate::resample::SplitMix;
+use crate::values::mean;
 
 /// What k counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]

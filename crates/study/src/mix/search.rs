@@ -19,6 +19,7 @@ use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
 use crate::request::Resolver;
 use crate::resample::SplitMix;
+use crate::values::mean;
 
 /// Mixtures that the predictor judges.
 const POOL: usize = 20_000;
@@ -425,7 +426,7 @@ fn region_rows(region: &[Mixture], space: &MixSpace) -> Vec<RegionRow> {
 fn spread(values: impl Iterator<Item = f64>) -> (f64, [f64; 3]) {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let mean = mean(&values);
     let last = values.len().saturating_sub(1);
     (mean, [1, 5, 9].map(|tenth| values.get((last * tenth + 5) / 10).copied().unwrap_or(f64::NAN)))
 }

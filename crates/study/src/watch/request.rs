@@ -11,7 +11,7 @@ use crate::Error;
 use crate::record::SuiteRow;
 use crate::request::{OutputOptions, Resolver, RunOptions, SchemeWindow, parse_scheme_window};
 use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, WindowShape, ends};
-use crate::unique::unique;
+use crate::values::unique;
 
 /// What a watcher is asked for.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use crate::record::{ScoreRow, TrialRow};
 use crate::study_view::{Metric, StudyView};
 use crate::svg::describe_trial;
 use crate::text::show_whole;
-use crate::unique::unique;
+use crate::values::unique;
 
 /// End steps that get a map, the newest ones.
 const MAX_ENDS: usize = 12;

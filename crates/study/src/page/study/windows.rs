@@ -5,7 +5,7 @@ use crate::markup::Markup;
 use crate::page::figure::{KeyEntry, write_figure};
 use crate::study_view::{EndTrial, Metric, StudyView};
 use crate::svg::{Mark, SCHEME_CLASSES, draw_lengths, draw_windows};
-use crate::unique::unique;
+use crate::values::unique;
 
 /// Most merges on the map of checkpoints.
 const MAX_ROWS: usize = 12;
