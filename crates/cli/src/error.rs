@@ -7,22 +7,9 @@ use thalweg_tensor::shell_path;
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// What a library refused.
     #[error(transparent)]
-    Merge(#[from] thalweg_merge::Error),
-    #[error(transparent)]
-    Eval(#[from] thalweg_eval::Error),
-    #[error(transparent)]
-    Checkpoint(#[from] thalweg_checkpoint::Error),
-    #[error(transparent)]
-    Trajectory(#[from] thalweg_trajectory::Error),
-    #[error(transparent)]
-    Lab(#[from] thalweg_lab::Error),
-    #[error(transparent)]
-    Study(#[from] thalweg_study::Error),
-    #[error(transparent)]
-    Storage(#[from] thalweg_storage::Error),
-    #[error(transparent)]
-    Scheme(#[from] thalweg_merge::scheme::SchemeError),
+    Study(thalweg_study::Error),
     /// A request that does not make sense as it was typed.
     #[error("{what}")]
     Usage { what: String, hint: Option<String>, details: Vec<String> },
@@ -30,8 +17,6 @@ pub(crate) enum Error {
     StandardOutput(std::io::Error),
     #[error("cannot install the handler for Ctrl-C: {0}")]
     Signal(std::io::Error),
-    #[error("cannot start threads: {0}")]
-    Threads(rayon::ThreadPoolBuildError),
     /// A path that does not exist, where one of nearly the same name does.
     #[error("{error}")]
     Near { error: Box<Self>, near: PathBuf },
@@ -40,9 +25,9 @@ pub(crate) enum Error {
     Stopped(Box<Self>),
 }
 
-impl From<thalweg_trajectory::TextError> for Error {
-    fn from(error: thalweg_trajectory::TextError) -> Self {
-        Self::Trajectory(error.into())
+impl<E: Into<thalweg_study::Error>> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self::Study(error.into())
     }
 }
 
@@ -63,16 +48,12 @@ impl Error {
         use thalweg_study::Error as Study;
         use thalweg_trajectory::Error as Run;
         match self {
-            Self::Trajectory(Run::NotFound { path })
-            | Self::Study(
+            Self::Study(
                 Study::Trajectory(Run::NotFound { path })
                 | Study::Checkpoint(Checkpoint::NotFound { path })
                 | Study::Merge(thalweg_merge::Error::Checkpoint(Checkpoint::NotFound { path })),
-            )
-            | Self::Checkpoint(Checkpoint::NotFound { path })
-            | Self::Merge(thalweg_merge::Error::Checkpoint(Checkpoint::NotFound { path })) => Some(path.as_path()),
-            Self::Trajectory(Run::NotCached { name, revision: None })
-            | Self::Study(Study::Trajectory(Run::NotCached { name, revision: None })) => Some(Path::new(name)),
+            ) => Some(path.as_path()),
+            Self::Study(Study::Trajectory(Run::NotCached { name, revision: None })) => Some(Path::new(name)),
             _ => None,
         }
         .or_else(|| self.storage().filter(|error| error.is_not_found()).and_then(thalweg_storage::Error::path))
@@ -81,26 +62,24 @@ impl Error {
     /// What the storage refused.
     fn storage(&self) -> Option<&thalweg_storage::Error> {
         use thalweg_study::Error as Study;
-        use {
-            thalweg_checkpoint::Error as Checkpoint, thalweg_eval::Error as Eval, thalweg_lab::Error as Lab,
-            thalweg_merge::Error as Merge, thalweg_trajectory::Error as Run,
-        };
         match self {
-            Self::Storage(error)
-            | Self::Checkpoint(Checkpoint::Storage(error))
-            | Self::Trajectory(Run::Storage(error))
-            | Self::Eval(Eval::Storage(error))
-            | Self::Merge(Merge::Storage(error))
-            | Self::Lab(Lab::Storage(error))
-            | Self::Study(
+            Self::Study(
                 Study::Storage(error)
-                | Study::Checkpoint(Checkpoint::Storage(error))
-                | Study::Trajectory(Run::Storage(error))
-                | Study::Eval(Eval::Storage(error))
-                | Study::Merge(Merge::Storage(error))
-                | Study::Lab(Lab::Storage(error)),
+                | Study::Checkpoint(thalweg_checkpoint::Error::Storage(error))
+                | Study::Trajectory(thalweg_trajectory::Error::Storage(error))
+                | Study::Eval(thalweg_eval::Error::Storage(error))
+                | Study::Merge(thalweg_merge::Error::Storage(error))
+                | Study::Lab(thalweg_lab::Error::Storage(error)),
             ) => Some(error),
             _ => None,
+        }
+    }
+
+    /// The same, as what an evaluator met.
+    pub(crate) fn of_evaluator(self) -> thalweg_study::Error {
+        match self {
+            Self::Study(error) if error.is_interrupt() => error,
+            error => thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() },
         }
     }
 
@@ -114,30 +93,19 @@ impl Error {
 
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::Merge(error) => error.hint(),
-            Self::Eval(error) => error.hint(),
-            Self::Checkpoint(error) => error.hint().map(str::to_owned),
-            Self::Trajectory(error) => error.hint(),
-            Self::Scheme(error) => error.hint(),
-            Self::Lab(error) => error.hint(),
             Self::Study(error) if error.is_interrupt() => Some("rerun the command to resume".to_owned()),
             Self::Study(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Storage(error) => error.hint().map(str::to_owned),
             Self::Near { near, .. } => Some(format!("did you mean `{}`?", shell_path(near))),
             Self::Stopped(error) => error.hint(),
-            Self::StandardOutput(_) | Self::Signal(_) | Self::Threads(_) => None,
+            Self::StandardOutput(_) | Self::Signal(_) => None,
         }
     }
 
     /// Lines that follow the first: what exists, what differs.
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
-            Self::Trajectory(error) => error.details(),
             Self::Study(error) => error.details(),
-            Self::Checkpoint(error)
-            | Self::Merge(thalweg_merge::Error::Checkpoint(error))
-            | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
             Self::Usage { details, .. } => details.clone(),
             Self::Near { error, .. } | Self::Stopped(error) => error.details(),
             _ => Vec::new(),
@@ -166,10 +134,7 @@ impl Error {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Merge(thalweg_merge::Error::Interrupted)
-            | Self::Eval(thalweg_eval::Error::Interrupted)
-            | Self::Lab(thalweg_lab::Error::Interrupted { .. })
-            | Self::Stopped(_) => 130,
+            Self::Stopped(_) => 130,
             Self::Study(error) if error.is_interrupt() => 130,
             _ => 2,
         }

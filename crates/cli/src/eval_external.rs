@@ -23,26 +23,25 @@ pub(crate) fn run(
     limit: Option<Seconds>,
     paths: &[PathBuf],
     world: &World<'_>,
-    messages: &Messages,
 ) -> Result<Outcome, Error> {
     check_command(command)?;
     let checkpoints = paths.iter().map(|path| world.resolve_checkpoint(path)).collect::<Result<Vec<_>, _>>()?;
     // All checkpoints are checked before the first is scored: scoring takes hours, and one full of NaNs must not get a
     // score.
     for (path, checkpoint) in paths.iter().zip(&checkpoints) {
-        check_params(path, checkpoint, (&world.storage, &world.reading), messages)?;
+        check_params(path, checkpoint, (&world.storage, &world.reading), world.messages)?;
     }
     let (scratch, cx) = (Scratch::new(&world.storage)?, world.quiet_context(SUMMING_MEMORY_BYTES));
     let score = |(i, (path, checkpoint)): (usize, (&PathBuf, &PathBuf))| {
         score_one(command, path, checkpoint, &scratch.out(i), (limit, &cx))
     };
     let all = paths.iter().zip(&checkpoints).enumerate().map(score).collect::<Result<Vec<_>, Error>>();
-    scratch.close(all.is_ok(), messages);
+    scratch.close(all.is_ok(), world.messages);
     let all = all?;
     for (path, found) in paths.iter().zip(&all) {
-        tell_refused(path, found, messages);
+        tell_refused(path, found, world.messages);
     }
-    tell_results(paths, &all, messages);
+    tell_results(paths, &all, world.messages);
     Ok(Outcome::Done)
 }
 

@@ -23,14 +23,13 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::evaluator::{Evaluator, ModelScores, ModelToScore, OnScore};
 use thalweg_study::record::{CostRow, SuiteRow};
+use thalweg_study::text::digest_digits;
 use thalweg_tensor::counted;
-use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::error::Error;
 use crate::eval_external::fill_command;
 use crate::eval_results::tell_refused;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::options::Seconds;
 use crate::scoring::command_row;
 
@@ -109,7 +108,6 @@ pub(crate) struct RequestEvaluator<'a> {
     limit: Option<Seconds>,
     run: &'a RunContext<'a>,
     world: &'a World<'a>,
-    messages: &'a Messages,
     open: &'a OpenRequests,
     /// The folder of each model's request.
     asked: BTreeMap<PathBuf, PathBuf>,
@@ -128,7 +126,6 @@ impl<'a> RequestEvaluator<'a> {
         limit: Option<Seconds>,
         open: &'a OpenRequests,
         (world, run): (&'a World<'a>, &'a RunContext<'a>),
-        messages: &'a Messages,
     ) -> Result<Self, Error> {
         run.storage.create_folder(folder)?;
         Ok(Self {
@@ -137,7 +134,6 @@ impl<'a> RequestEvaluator<'a> {
             limit,
             run,
             world,
-            messages,
             open,
             asked: BTreeMap::new(),
             late: BTreeSet::new(),
@@ -177,9 +173,7 @@ impl<'a> RequestEvaluator<'a> {
             Some(digest) => digest.clone(),
             None => self.run.pool.open(&model.path, &ReadOptions::default())?.identity(),
         };
-        let text = format!("{}\n{identity}", self.command);
-        let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
-        let digits: String = digest.rsplit(':').next().unwrap_or(&digest).chars().take(12).collect();
+        let digits = digest_digits(&format!("{}\n{identity}", self.command), 12);
         let plain = |one: char| if one.is_ascii_alphanumeric() || one == '.' { one } else { '-' };
         let scheme: String = model.scheme.chars().map(plain).collect();
         let n = if model.steps.len() > 1 { format!("-{}", model.steps.len()) } else { String::new() };
@@ -233,7 +227,7 @@ impl<'a> RequestEvaluator<'a> {
         let (began, [mut nap, longest]) = (Instant::now(), NAPS);
         loop {
             self.run.check_interrupt()?;
-            if let Some(results) = self.answer(folder).map_err(failed)? {
+            if let Some(results) = self.answer(folder).map_err(Error::of_evaluator)? {
                 self.late.remove(folder);
                 return Ok(results);
             }
@@ -257,10 +251,6 @@ impl<'a> RequestEvaluator<'a> {
         let limit = self.limit.map_or(0.0, |Seconds(limit)| limit);
         format!("no scores for `{}` within {limit} s: {state}; they will be taken once they arrive", folder.display())
     }
-}
-
-fn failed(error: Error) -> thalweg_study::Error {
-    thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() }
 }
 
 impl Evaluator for RequestEvaluator<'_> {
@@ -330,7 +320,7 @@ impl RequestEvaluator<'_> {
             });
         }
         let results = results?;
-        tell_refused(path, &results, self.messages);
+        tell_refused(path, &results, self.world.messages);
         self.cost.n_evaluations += 1;
         Ok(ModelScores::from_external("command", results.scores))
     }

@@ -9,30 +9,26 @@ use thalweg_eval::external::{
     find_results, read_results_file,
 };
 use thalweg_study::hub_results::write_hub_results;
+use thalweg_study::text::or_dash;
 
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
+use crate::messages::{Messages, with_fields};
 
 /// Reads and compares results; `card` is the folder of the model that the last ones are about.
-pub(crate) fn run(
-    paths: &[PathBuf],
-    card: Option<&Path>,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+pub(crate) fn run(paths: &[PathBuf], card: Option<&Path>, world: &World<'_>) -> Result<Outcome, Error> {
     let all = paths.iter().map(|path| open(path, world)).collect::<Result<Vec<_>, _>>()?;
     for (path, found) in paths.iter().zip(&all) {
-        tell_refused(path, found, messages);
+        tell_refused(path, found, world.messages);
     }
     let written = match (card, all.last()) {
         (Some(model), Some(last)) => Some(write_hub_results(&*world.storage, model, last)?),
         _ => None,
     };
-    tell_results(paths, &all, messages);
+    tell_results(paths, &all, world.messages);
     if let Some(path) = written {
-        messages.note(format!("the results are in `{}` for the Hugging Face Hub", path.display()));
+        world.note(format!("the results are in `{}` for the Hugging Face Hub", path.display()));
     }
     Ok(Outcome::Done)
 }
@@ -69,12 +65,8 @@ pub(crate) fn tell_results(paths: &[PathBuf], all: &[ExternalResults], messages:
 fn document(paths: &[PathBuf], all: &[ExternalResults], compared: &[Vec<ExternalComparison>]) -> Value {
     let (mut scores, mut refused, mut comparisons) = (Vec::new(), Vec::new(), Vec::new());
     for (path, found) in paths.iter().zip(all) {
-        scores.extend(found.scores.iter().map(|score| {
-            json!({
-                "checkpoint": path, "task": score.task, "value": score.value, "standard_error": score.standard_error,
-                "n": score.n, "higher_is_better": score.higher_is_better,
-            })
-        }));
+        let row = |score| with_fields(json!({"checkpoint": path}), score);
+        scores.extend(found.scores.iter().map(row));
         refused
             .extend(found.refused.iter().map(|one| json!({"checkpoint": path, "task": one.task, "reason": one.why})));
     }
@@ -84,12 +76,11 @@ fn document(paths: &[PathBuf], all: &[ExternalResults], compared: &[Vec<External
                 Pairing::ByItem { n_left_out } => Some(n_left_out),
                 Pairing::Unpaired => None,
             };
-            json!({
-                "a": paths[0], "b": path, "task": one.task, "gain": one.gain, "standard_error": one.standard_error,
-                "interval_95": one.interval_95, "smallest_difference": one.smallest_difference, "n": one.n,
-                "paired": n_left_out.is_some(), "n_left_out": n_left_out, "p_value": one.p_value, "p_holm": one.p_holm,
+            let how = json!({
+                "paired": n_left_out.is_some(), "n_left_out": n_left_out,
                 "verdict": one.verdict().map(|verdict| verdict.to_string()),
-            })
+            });
+            with_fields(with_fields(json!({"a": paths[0], "b": path}), one), &how)
         }));
     }
     json!({
@@ -124,19 +115,18 @@ fn text(paths: &[PathBuf], all: &[ExternalResults], compared: &[Vec<ExternalComp
 }
 
 fn row(score: &ExternalScore) -> String {
-    let error = score.standard_error.map_or_else(|| "-".to_owned(), |error| format!("{error:.4}"));
-    let n = score.n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let error = or_dash(score.standard_error, |error| format!("{error:.4}"));
+    let n = or_dash(score.n, |n| n.to_string());
     format!("  {:<32} {:>10.4} {error:>10} {n:>7}\n", score.task, score.value)
 }
 
 fn comparison_row(one: &ExternalComparison) -> String {
-    let dash = || "-".to_owned();
-    let interval = one.interval_95.map_or_else(dash, |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
-    let smallest = one.smallest_difference.map_or_else(dash, |smallest| format!("{smallest:.4}"));
+    let interval = or_dash(one.interval_95, |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
+    let smallest = or_dash(one.smallest_difference, |smallest| format!("{smallest:.4}"));
     let items = match (one.pairing, one.n) {
         (Pairing::ByItem { .. }, Some(n)) => n.to_string(),
         _ => "not paired".to_owned(),
     };
-    let verdict = one.verdict().as_ref().map_or_else(dash, Verdict::to_string);
+    let verdict = or_dash(one.verdict().as_ref(), Verdict::to_string);
     format!("  {:<32} {:>+10.4}  {interval:<20} {smallest:>10} {items:>10}  {verdict}\n", one.task, one.gain)
 }

@@ -1,11 +1,13 @@
 //! What the program hands to the libraries: storage, clock, limits, Ctrl-C. How progress is shown is in `progress`.
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Limits, RunContext, TOOL, limit_threads};
@@ -14,6 +16,7 @@ use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
 
 use crate::args::GlobalArgs;
+use crate::command::Outcome;
 use crate::error::Error;
 use crate::messages::Messages;
 use crate::progress::CliProgress;
@@ -32,6 +35,8 @@ pub(crate) struct World<'a> {
     pub(crate) pool: CheckpointPool,
     /// How checkpoints are read.
     pub(crate) reading: ReadOptions,
+    /// What the user is told.
+    pub(crate) messages: &'a Messages,
     host: ProcessHost,
     progress: CliProgress<'a>,
     interrupt: Arc<AtomicBool>,
@@ -65,12 +70,25 @@ impl<'a> World<'a> {
             pool: CheckpointPool::new(&storage),
             storage,
             reading,
+            messages,
             host: ProcessHost::start(),
             progress: CliProgress::new(messages),
             interrupt,
             n_threads,
             simd: global.simd.unwrap_or(Simd::Auto),
         })
+    }
+
+    /// Prints what a command found, as a document or as text.
+    pub(crate) fn answer(&self, document: &Value, text: &str) -> Outcome {
+        self.messages.json(document);
+        self.messages.text(text);
+        Outcome::Done
+    }
+
+    /// Says what the user may want to know beside the answer.
+    pub(crate) fn note(&self, text: impl Display) {
+        self.messages.note(text);
     }
 
     /// The context of a run that may use `memory_bytes` of resident memory.
@@ -146,7 +164,7 @@ impl<'a> World<'a> {
     /// Runs `act` with as many threads as the user wants.
     pub(crate) fn in_pool<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads.get()).build();
-        Ok(pool.map_err(Error::Threads)?.install(act))
+        Ok(pool.map_err(thalweg_study::Error::Threads)?.install(act))
     }
 
     /// What requests are resolved with.

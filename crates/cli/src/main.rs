@@ -57,7 +57,7 @@ fn run(arguments: &Arguments, reading: ReadArgs, messages: &Messages) -> Result<
         world.reading.rename = read_rename_map(&*world.storage, &path)?;
     }
     // What fails once a stop was asked for, such as a request that was not waited for, failed because of it.
-    run_command(arguments, &world, messages).map_err(|error| match error.missing_path() {
+    run_command(&arguments.command, &world).map_err(|error| match error.missing_path() {
         _ if world.is_stopping() => error.when_stopped(),
         Some(missing) => match nearest_path(&*world.storage, missing) {
             Some(near) => error.when_near(near),
@@ -67,32 +67,32 @@ fn run(arguments: &Arguments, reading: ReadArgs, messages: &Messages) -> Result<
     })
 }
 
-fn run_command(arguments: &Arguments, world: &host::World<'_>, messages: &Messages) -> Result<Outcome, error::Error> {
-    match &arguments.command {
-        Command::Inspect(args) => command::inspect::run(args, world, messages),
-        Command::Fetch(args) => command::fetch::run(args, world, messages),
-        Command::Plan(args) => command::plan::run(args, world, messages),
-        Command::Merge(args) => command::merge::run(args, world, messages),
-        Command::Launch(args) => command::launch::run(args, world, messages),
-        Command::Convert(args) => command::convert::run(args, world, messages),
-        Command::Sweep(args) => command::sweep::run(args, world, messages),
-        Command::Watch(args) => command::watch::run(args, world, messages),
-        Command::Serve(args) => command::serve::run(args, world, messages),
-        Command::Verify(args) => command::verify::run(args, world, messages),
-        Command::Diff(args) => command::diff::run(args, world, messages),
-        Command::Eval(args) => command::eval::run(args, world, messages),
-        Command::Forecast(args) => command::forecast::run(args, world, messages),
-        Command::Extrapolate(args) => command::extrapolate::run(args, world, messages),
-        Command::Law(args) => command::law::run(args, world, messages),
-        Command::Mix(args) => command::mix::run(args, world, messages),
-        Command::Forget(args) => command::forget::run(args, world, messages),
-        Command::Explain(args) => command::explain::run(args, world, messages),
-        Command::Recover(args) => command::recover::run(args, world, messages),
-        Command::Init(args) => command::init::run(args, world, messages),
-        Command::Train(args) => command::train::run(args, world, messages),
-        Command::Demo(args) => command::demo::run(args, world, messages),
-        Command::Report(args) => command::report::run(args, world, messages),
-        Command::Clean(args) => command::clean::run(args, world, messages),
-        Command::Generate(args) => command::generate::run(args, messages),
+fn run_command(command: &Command, world: &host::World<'_>) -> Result<Outcome, error::Error> {
+    match command {
+        Command::Inspect(args) => command::inspect::run(args, world),
+        Command::Fetch(args) => command::fetch::run(args, world),
+        Command::Plan(args) => command::plan::run(args, world),
+        Command::Merge(args) => command::merge::run(args, world),
+        Command::Launch(args) => command::launch::run(args, world),
+        Command::Convert(args) => command::convert::run(args, world),
+        Command::Sweep(args) => command::sweep::run(args, world),
+        Command::Watch(args) => command::watch::run(args, world),
+        Command::Serve(args) => command::serve::run(args, world),
+        Command::Verify(args) => command::verify::run(args, world),
+        Command::Diff(args) => command::diff::run(args, world),
+        Command::Eval(args) => command::eval::run(args, world),
+        Command::Forecast(args) => command::forecast::run(args, world),
+        Command::Extrapolate(args) => command::extrapolate::run(args, world),
+        Command::Law(args) => command::law::run(args, world),
+        Command::Mix(args) => command::mix::run(args, world),
+        Command::Forget(args) => command::forget::run(args, world),
+        Command::Explain(args) => command::explain::run(args, world),
+        Command::Recover(args) => command::recover::run(args, world),
+        Command::Init(args) => command::init::run(args, world),
+        Command::Train(args) => command::train::run(args, world),
+        Command::Demo(args) => command::demo::run(args, world),
+        Command::Report(args) => command::report::run(args, world),
+        Command::Clean(args) => command::clean::run(args, world),
+        Command::Generate(args) => command::generate::run(args, world),
     }
 }

@@ -16,7 +16,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, document, execute_options};
-use crate::messages::Messages;
+use crate::messages::with_fields;
 use crate::options::show_bytes;
 use crate::share_env::share_of_environment;
 
@@ -33,7 +33,6 @@ pub(crate) fn run_share(
     work: &SharedWork<'_>,
     (choice, plan): (ShardChoice, &MergePlan),
     world: &World<'_>,
-    messages: &Messages,
 ) -> Result<Outcome, Error> {
     let share = match choice {
         ShardChoice::Given(share) => share,
@@ -41,36 +40,29 @@ pub(crate) fn run_share(
     };
     let run = world.context(work.execution.memory.0);
     let outcomes = execute_share(plan, share, execute_options(work.execution), &run)?;
-    messages.json(&share_document(share, &outcomes, &*world.storage));
+    world.messages.json(&share_document(share, &outcomes, &*world.storage));
     let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
     text.push_str(&next_step(work, share, &outcomes));
-    messages.text(&text);
+    world.messages.text(&text);
     Ok(Outcome::Done)
 }
 
 /// Publishes a plan whose shares are done.
-pub(crate) fn run_finish(
-    work: &SharedWork<'_>,
-    plan: &MergePlan,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+pub(crate) fn run_finish(work: &SharedWork<'_>, plan: &MergePlan, world: &World<'_>) -> Result<Outcome, Error> {
     let run = world.context(work.execution.memory.0);
     let kind = "thalweg-merge-finish";
     match finish_shares(plan, execute_options(work.execution), &run)? {
         Finished::Merged { outcomes, count } => {
             let mut document = document(kind, plan, &outcomes);
             add_shares(&mut document, count, &[]);
-            messages.json(&document);
-            messages.text(&outcomes.iter().map(describe).collect::<String>());
-            Ok(Outcome::Done)
+            Ok(world.answer(&document, &outcomes.iter().map(describe).collect::<String>()))
         }
         Finished::Missing(missing) => {
             let mut document = document(kind, plan, &[]);
             add_shares(&mut document, Some(missing.count), &missing.missing);
             let row = |(path, missing): &(PathBuf, Vec<usize>)| json!({ "path": path, "missing": missing });
             document["incomplete"] = missing.outputs.iter().map(row).collect();
-            messages.json(&document);
+            world.messages.json(&document);
             let n_outputs = plan.outputs.len();
             Err(shares_missing(work, &missing, n_outputs))
         }
@@ -96,19 +88,7 @@ fn share_document(share: Share, outcomes: &[ShareOutcome], storage: &dyn Storage
         if is_done { (vec![share.index()], Vec::new()) } else { (Vec::new(), vec![share.index()]) };
     let missing = missing_of(outcomes);
     let row = |outcome: &ShareOutcome| {
-        json!({
-            "path": outcome.path,
-            "stage": storage.stage_path(&outcome.path),
-            "state": match outcome.state {
-                ShareState::Done => "done",
-                ShareState::Skipped => "skipped",
-                ShareState::Published => "published",
-            },
-            "bytes_read": outcome.bytes_read,
-            "bytes_resumed": outcome.bytes_resumed,
-            "bytes_written": outcome.bytes_written,
-            "seconds": outcome.seconds,
-        })
+        with_fields(json!({"path": outcome.path, "stage": storage.stage_path(&outcome.path)}), outcome)
     };
     json!({
         "kind": "thalweg-merge-share",

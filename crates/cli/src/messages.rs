@@ -207,8 +207,12 @@ impl Messages {
 
 /// A result as a document of a kind: its own keys, after `kind` and `version`.
 pub(crate) fn document_of(kind: &str, result: &impl Serialize) -> Value {
-    let mut document = json!({"kind": kind, "version": 1});
-    if let (Some(document), Ok(Value::Object(rest))) = (document.as_object_mut(), serde_json::to_value(result)) {
+    with_fields(json!({"kind": kind, "version": 1}), result)
+}
+
+/// A document with the fields of `more` after its own.
+pub(crate) fn with_fields(mut document: Value, more: &impl Serialize) -> Value {
+    if let (Some(document), Ok(Value::Object(rest))) = (document.as_object_mut(), serde_json::to_value(more)) {
         document.extend(rest);
     }
     document

@@ -83,7 +83,7 @@ impl<'a> Notifier<'a> {
     pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         targets: Vec<Target>,
-        (world, messages): (&'scope World<'a>, &'a Messages),
+        world: &'scope World<'a>,
     ) -> Option<Self>
     where
         'a: 'scope,
@@ -92,8 +92,8 @@ impl<'a> Notifier<'a> {
             return None;
         }
         let (waiting, bodies) = sync_channel(MAX_WAITING);
-        scope.spawn(move || deliver_all(&bodies, &targets, world, messages));
-        Some(Self { waiting, messages })
+        scope.spawn(move || deliver_all(&bodies, &targets, world));
+        Some(Self { waiting, messages: world.messages })
     }
 
     /// Never waits: a message is dropped with a note if too many are queued.
@@ -106,11 +106,11 @@ impl<'a> Notifier<'a> {
     }
 }
 
-fn deliver_all(bodies: &Receiver<String>, targets: &[Target], world: &World<'_>, messages: &Messages) {
+fn deliver_all(bodies: &Receiver<String>, targets: &[Target], world: &World<'_>) {
     while let Ok(body) = bodies.recv() {
         for target in targets {
             if let Err(why) = deliver(&body, target, world) {
-                messages.note(format!("a notice could not be sent: {why}"));
+                world.note(format!("a notice could not be sent: {why}"));
             }
         }
     }

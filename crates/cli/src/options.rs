@@ -83,11 +83,6 @@ pub(crate) fn show_figures(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// A number, or `-` where nothing was measured.
-pub(crate) fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
-    value.map_or_else(|| "-".to_owned(), show)
-}
-
 /// A range of signed numbers: `+0.0100 to +0.0146`.
 pub(crate) fn show_signed_range([low, high]: [f64; 2]) -> String {
     format!("{low:+.4} to {high:+.4}")

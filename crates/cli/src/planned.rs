@@ -10,39 +10,34 @@ use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat, describe_forma
 use thalweg_merge::pending::place_notes;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::side_files::side_file_notes;
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::from_here;
-use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
 
 /// Sources that a table shows of a long window: the first and the last ones.
 const MAX_ROWS: usize = 24;
 
 /// Checks the plan against the headers of its sources and prints it.
-pub(crate) fn show_plan(
-    plan: &MergePlan,
-    memory_bytes: u64,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<(), Error> {
+pub(crate) fn show_plan(plan: &MergePlan, memory_bytes: u64, world: &World<'_>) -> Result<(), Error> {
     let run = world.context(memory_bytes);
     let sources = open_sources(plan, &run)?;
     let layout = align_sources(&sources, plan, &*run.storage)?;
-    layout.notes.iter().for_each(|note| messages.note(note));
+    layout.notes.iter().for_each(|note| world.note(note));
     let mut compared = SideFileComparison::default();
     for output in &plan.outputs {
         let notes = side_file_notes(output, &sources, &mut compared, &*world.storage);
         let notes = notes.map_err(thalweg_merge::Error::from)?;
-        notes.into_iter().for_each(|note| messages.note(note));
+        notes.into_iter().for_each(|note| world.note(note));
     }
-    place_notes(plan, &*world.storage).iter().for_each(|note| messages.note(note));
+    place_notes(plan, &*world.storage).iter().for_each(|note| world.note(note));
     let estimate = estimate_merge(plan, &sources, &layout, &run)?;
-    if messages.wants_json() {
+    if world.messages.wants_json() {
         let document = serde_json::to_value(plan).map_err(|error| Error::usage(error.to_string()))?;
-        messages.json(&document);
+        world.messages.json(&document);
     }
     let mut text = String::new();
     for output in &plan.outputs {
@@ -52,7 +47,7 @@ pub(crate) fn show_plan(
         let _infallible = describe_format(output, &sources, kept.as_ref()).map(|line| writeln!(text, "{line}"));
     }
     describe_work(&mut text, &layout, &estimate, world);
-    messages.text(&text);
+    world.messages.text(&text);
     Ok(())
 }
 
@@ -84,8 +79,8 @@ fn describe_output(text: &mut String, output: &OutputPlan) {
             let _ = writeln!(text, "{:>12} {skipped} more", "...");
             skipped = 0;
         }
-        let step = source.step.map_or_else(|| "-".to_owned(), |step| step.to_string());
-        let tokens = source.tokens.map_or_else(|| "-".to_owned(), show_count);
+        let step = or_dash(source.step, |step| step.to_string());
+        let tokens = or_dash(source.tokens, show_count);
         let path = source.path.display();
         let _ = writeln!(text, "{step:>12} {tokens:>10} {coefficient:>14.9}  {path}");
     }

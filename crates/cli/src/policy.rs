@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
-use thalweg_study::start_policy::{StatePolicy, moments_name};
+use thalweg_study::start_policy::StatePolicy;
+use thalweg_study::text::name_of;
 use thalweg_tensor::counted;
 
 /// The policy and what to do in each trainer.
 pub(crate) fn describe_policy(text: &mut String, policy: &StatePolicy) {
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "\nmoments: {}", moments_name(policy.moments));
+    let _ = writeln!(text, "\nmoments: {}", name_of(policy.moments));
     let _ = writeln!(text, "learning rate: {}", policy.learning_rate.advice);
     let _ = match (policy.step(), policy.skip_data_steps) {
         (None, _) => writeln!(text, "steps: from 0"),

@@ -8,7 +8,7 @@ use thalweg_study::forecast::request::AnnealQuestion;
 use thalweg_study::request::{
     MergeRequest, OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection,
 };
-use thalweg_trajectory::{Extent, Step, Tokens};
+use thalweg_trajectory::Extent;
 
 use crate::args::{
     AnnealArgs, FileArgs, HuggingFaceArgs, OutputArgs, RuleArgs, RunArgs, SchemeArgs, SelectionArgs, SourceArgs,
@@ -104,42 +104,23 @@ impl From<&SelectionArgs> for Selection {
 
 impl From<&RuleArgs> for RuleOptions {
     fn from(args: &RuleArgs) -> Self {
-        Self {
-            rule: args.rule.clone(),
-            base: args.base.clone(),
-            convention: args.convention.clone(),
-            density: args.density.clone(),
-            lambda: args.lambda.clone(),
-            gamma: args.gamma.clone(),
-            epsilon: args.epsilon.clone(),
-            seed: args.seed,
-            divide: args.divide.clone(),
-            rescale: args.rescale.clone(),
-        }
+        let RuleArgs { rule, base, convention, density, lambda, gamma, epsilon, seed, divide, rescale } = args.clone();
+        Self { rule, base, convention, density, lambda, gamma, epsilon, seed, divide, rescale }
     }
 }
 
 impl From<&SchemeArgs> for SchemeOptions {
     fn from(args: &SchemeArgs) -> Self {
-        Self {
-            scheme: args.scheme.clone(),
-            alpha: args.alpha.clone(),
-            floor: args.floor.clone(),
-            sigma_rel: args.sigma_rel.clone(),
-            coefficients: args.coefficients.clone(),
-            from_averages: args.from_averages.clone(),
-            order: args.order.clone(),
-            normalize: args.normalize,
-            allow_sum: args.allow_sum,
-        }
+        let SchemeArgs { scheme, alpha, floor, sigma_rel, coefficients, from_averages, order, normalize, allow_sum } =
+            args.clone();
+        Self { scheme, alpha, floor, sigma_rel, coefficients, from_averages, order, normalize, allow_sum }
     }
 }
 
 /// The anneal that is asked about, wherever it ends.
 pub(crate) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
-    let steps = args.anneal_steps.map(|steps| Extent::Steps(Step(steps.0)));
-    let tokens = || args.anneal_tokens.map(|tokens| Extent::Tokens(Tokens(tokens.0)));
-    AnnealQuestion { end_step: None, length: steps.or_else(tokens), curve: args.anneal, floor: args.anneal_floor }
+    let length = Extent::given(args.anneal_steps.map(|steps| steps.0), args.anneal_tokens.map(|tokens| tokens.0));
+    AnnealQuestion { end_step: None, length, curve: args.anneal, floor: args.anneal_floor }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results_file};
-use thalweg_eval::{ReportSuite, SelectionSuite, Suite, check_apart};
+use thalweg_eval::{ReportSuite, SelectionSuite, StartRule, Suite, check_apart};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
@@ -14,6 +14,7 @@ use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
 use thalweg_study::evaluator::{Evaluator, ModelScores, OnScore, check_by};
 use thalweg_study::record::{CostRow, SuiteRow};
+use thalweg_study::text::digest_digits;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::args::ScoringArgs;
@@ -35,13 +36,17 @@ pub(crate) fn check_scoring(args: &ScoringArgs, what: &str) -> Result<(), Error>
     }
 }
 
+/// A suite, with another rule of start tokens where one is given.
+pub(crate) fn open_suite(path: &Path, rule: Option<StartRule>, world: &World<'_>) -> Result<Suite, Error> {
+    let suite = Suite::open(&*world.storage, path)?;
+    Ok(match rule {
+        Some(rule) => suite.with_start_rule(rule),
+        None => suite,
+    })
+}
+
 /// The suite that decides, and the one that reports, which share nothing.
-pub(crate) fn open_suites(
-    args: &ScoringArgs,
-    report: Option<&Path>,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Vec<Suite>, Error> {
+pub(crate) fn open_suites(args: &ScoringArgs, report: Option<&Path>, world: &World<'_>) -> Result<Vec<Suite>, Error> {
     let Some(path) = &args.suite else {
         return match report {
             None => Ok(Vec::new()),
@@ -51,20 +56,14 @@ pub(crate) fn open_suites(
             )),
         };
     };
-    let open = |path: &Path| -> Result<Suite, Error> {
-        let suite = Suite::open(&*world.storage, path)?;
-        Ok(match args.start_token {
-            Some(rule) => suite.with_start_rule(rule),
-            None => suite,
-        })
-    };
+    let open = |path: &Path| open_suite(path, args.start_token, world);
     let suite = open(path)?;
     if let Some(by) = &args.by {
         check_by(by, suite.tasks.iter().flat_map(|task| task.measures.iter().map(|one| (&*task.name, one.name()))))?;
     }
     let Some(report) = report else {
         if suite.role.is_none() {
-            messages.note(format!(
+            world.note(format!(
                 "suite `{}` has no `role`: a merge that it chooses should be reported on another suite",
                 suite.name
             ));
@@ -81,12 +80,12 @@ pub(crate) fn open_suites(
 }
 
 /// Says how much will be scored, before it begins: `what` names the models, such as `10 merges`.
-pub(crate) fn tell_cost(evaluator: &dyn Evaluator, (n_models, what): (usize, &str), messages: &Messages) {
+pub(crate) fn tell_cost(evaluator: &dyn Evaluator, (n_models, what): (usize, &str), world: &World<'_>) {
     let tokens = evaluator.tokens_per_model().map_or_else(String::new, |tokens| {
         let all = tokens.saturating_mul(n_models as u64);
         format!(", {} tokens each, {} in all", show_count(tokens), show_count(all))
     });
-    messages.note(format!("scoring {what}{tokens}; known scores are reused"));
+    world.note(format!("scoring {what}{tokens}; known scores are reused"));
 }
 
 /// What scores, as the options say. `like` is any checkpoint of the run, `folder` that of the study. Models are counted
@@ -96,7 +95,6 @@ pub(crate) fn make_evaluator<'a>(
     suites: &[Suite],
     (like, folder): (&Path, Option<&Path>),
     (world, run): (&'a World<'_>, &'a RunContext<'a>),
-    messages: &'a Messages,
 ) -> Result<Box<dyn Evaluator + 'a>, Error> {
     let cache = args.cache.clone().or_else(|| folder.map(|folder| folder.join("scores")));
     match &args.eval_command {
@@ -105,7 +103,7 @@ pub(crate) fn make_evaluator<'a>(
             let cache =
                 cache.unwrap_or_else(|| std::env::temp_dir().join(format!("thalweg-scores-{}", std::process::id())));
             let (command, limit, cost) = (command.clone(), args.eval_timeout, CostRow::default());
-            Ok(Box::new(CommandEvaluator { command, limit, cache, run, messages, cost }))
+            Ok(Box::new(CommandEvaluator { command, limit, cache, run, messages: world.messages, cost }))
         }
         None => {
             let tokenizer = args.tokenizer.as_deref();
@@ -139,22 +137,13 @@ struct CommandEvaluator<'a> {
 }
 
 impl CommandEvaluator<'_> {
-    fn failed(error: Error) -> thalweg_study::Error {
-        match error {
-            Error::Merge(error @ thalweg_merge::Error::Interrupted) => error.into(),
-            error => thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() },
-        }
-    }
-
     /// A name made of the command and the identity of every file that is read.
     fn key(&self, what: &str, sources: &[PathBuf]) -> Result<PathBuf, thalweg_study::Error> {
         let mut text = format!("{}\n{what}", self.command);
         for source in sources {
             text.push_str(&self.run.pool.open(source, &ReadOptions::default())?.identity());
         }
-        let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
-        let digits = digest.rsplit(':').next().unwrap_or(&digest);
-        Ok(self.cache.join(format!("{}.json", digits.get(..32).unwrap_or(digits))))
+        Ok(self.cache.join(format!("{}.json", digest_digits(&text, 32))))
     }
 
     /// Scores from the cache. Refused ones are noted again.
@@ -166,12 +155,11 @@ impl CommandEvaluator<'_> {
 
     fn score(&mut self, path: &Path, key: &Path) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
         let storage = &self.run.storage;
-        let failed = Self::failed;
-        check_params(path, path, (storage, &ReadOptions::default()), self.messages).map_err(failed)?;
-        let scratch = Scratch::new(storage).map_err(failed)?;
+        check_params(path, path, (storage, &ReadOptions::default()), self.messages).map_err(Error::of_evaluator)?;
+        let scratch = Scratch::new(storage).map_err(Error::of_evaluator)?;
         let results = score_one(&self.command, path, path, &scratch.out(0), (self.limit, self.run));
         scratch.close(results.is_ok(), self.messages);
-        let results = results.map_err(failed)?;
+        let results = results.map_err(Error::of_evaluator)?;
         tell_refused(path, &results, self.messages);
         self.cost.n_evaluations += 1;
         storage.create_folder(&self.cache)?;

@@ -1,10 +1,11 @@
 //! Is B better than A, and by how much beyond noise? Paired by item, with positive gains for what is better.
 
+use serde::Serialize;
 use thalweg_tensor::counted;
 
 use crate::Error;
 use crate::measure::Measure;
-use crate::record::TaskScores;
+use crate::record::{TaskScores, measure_name};
 use crate::uncertainty::{
     Bootstrap, Difference, bootstrap_interval, holm_adjusted, mean_difference, paired_difference,
 };
@@ -22,13 +23,15 @@ pub enum Scope {
 }
 
 /// Gain of one checkpoint over another.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
     /// The task; `None` where tasks are pooled.
     pub task: Option<String>,
     /// What was measured.
+    #[serde(serialize_with = "measure_name::serialize")]
     pub measure: Measure,
     /// Whether it is about one task.
+    #[serde(skip)]
     pub scope: Scope,
     /// Of b over a; positive is better, whatever the direction of the measure.
     pub gain: f64,

@@ -38,11 +38,12 @@ pub struct MeasureScores {
 }
 
 /// A number with its uncertainty and direction.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
     /// The task.
     pub task: String,
     /// What was measured.
+    #[serde(serialize_with = "measure_name::serialize")]
     pub measure: Measure,
     /// The value.
     pub value: f64,
@@ -85,17 +86,17 @@ impl TaskScores {
     }
 }
 
-mod measure_name {
+pub(crate) mod measure_name {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::measure::Measure;
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
-    pub(super) fn serialize<S: Serializer>(measure: &Measure, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(measure: &Measure, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(measure.name())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Measure, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Measure, D::Error> {
         let name = String::deserialize(deserializer)?;
         Measure::from_name(&name).ok_or_else(|| de::Error::custom(format!("no measure `{name}`")))
     }

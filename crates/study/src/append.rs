@@ -16,6 +16,7 @@ use thalweg_trajectory::{PathKind, Step, look_at_path};
 use crate::Error;
 use crate::request::{Resolver, RunOptions, note_equal_steps, note_unknown_step};
 use crate::sums::{KeptSums, Term, checkpoints_of, describe, is_mean, like, refuse_sums, sum_of};
+use crate::values::unique;
 
 /// A mean with one more checkpoint.
 #[derive(Debug, Clone)]
@@ -102,13 +103,7 @@ fn check_is_new(
         Err(Error::request_with_hint(what, ONCE))
     };
     let kind_of = |one: &MeanCheckpoint| Some(one.digest.as_deref()?.parse::<Digest>().ok()?.kind());
-    let mut kinds: Vec<DigestKind> = Vec::new();
-    for kind in known.iter().filter_map(kind_of) {
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
-    }
-    for kind in kinds {
+    for kind in unique(known.iter().filter_map(kind_of)) {
         let digest = Some(digest_of(&added.path, kind)?);
         if let Some(same) = known.iter().find(|one| one.digest == digest) {
             return refuse(same);

@@ -11,6 +11,7 @@ use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{TaskScores, compare_scores};
 
 use crate::record::{ForecastRow, GainRow, StudyRecord};
+use crate::values::unique;
 
 /// How far apart two numbers of tokens, or two lengths of an anneal, may be to count as equal.
 const TOLERANCE: f64 = 0.01;
@@ -81,12 +82,8 @@ pub type ItemsOf<'a> = &'a dyn Fn(&str, u64) -> Vec<TaskScores>;
 
 /// Compares runs by every score that two of them have a forecast of, at the largest number of tokens that they share.
 pub fn compare_runs(runs: &[RunForecasts], items_of: ItemsOf<'_>) -> Vec<RunComparison> {
-    let mut scores: Vec<(&str, &str)> = Vec::new();
-    for (one, _) in runs.iter().flat_map(|run| &run.forecasts) {
-        if !scores.contains(&(&one.task, &one.measure)) {
-            scores.push((&one.task, &one.measure));
-        }
-    }
+    let forecasts = runs.iter().flat_map(|run| &run.forecasts);
+    let scores = unique(forecasts.map(|(one, _)| (one.task.as_str(), one.measure.as_str())));
     scores.into_iter().filter_map(|score| compare_score(runs, score, items_of)).collect()
 }
 

@@ -5,9 +5,11 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::display_name;
 
 use crate::Error;
@@ -20,16 +22,47 @@ const OUR_KINDS: &str = "thalweg-";
 
 /// A kind of document, and the version of it that this program writes and reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DocumentKind {
+pub struct DocumentKind {
     /// Such as `the record of a study`.
     pub(crate) what: &'static str,
     /// The text of `kind`.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// The number of `version`.
+    pub version: u64,
+}
+
+/// What every document of this program begins with.
+#[derive(Deserialize)]
+pub(crate) struct Head {
+    pub(crate) kind: String,
     pub(crate) version: u64,
 }
 
 impl DocumentKind {
+    pub(crate) const fn new(what: &'static str, kind: &'static str, version: u64) -> Self {
+        Self { what, kind, version }
+    }
+
+    /// How a file of this kind is recognised before it is replaced.
+    pub const fn file(&self) -> OwnKind<'static> {
+        OwnKind::json(self.what, self.kind)
+    }
+
+    /// Reads a document of this kind. Its kind and version come first: another kind has other fields.
+    /// As all JSON of this crate, from bytes: types that documents share would otherwise be compiled twice.
+    pub(crate) fn read<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, Error> {
+        let head: Head = serde_json::from_slice(json).map_err(|source| Error::ReportForm { source })?;
+        self.check(None, &head.kind, head.version)?;
+        serde_json::from_slice(json).map_err(|source| Error::ReportForm { source })
+    }
+
+    /// The same for a line, or for a file whose reader says what it is for; the error says what is wrong.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, String> {
+        let head: Head = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let fault = self.fault_of_line(&head.kind, head.version);
+        fault.map_or_else(|| serde_json::from_slice(json).map_err(|error| error.to_string()), Err)
+    }
+
     /// Refuses a document of another kind or version; `path` is its file, where one is known.
     ///
     /// # Errors
@@ -110,7 +143,7 @@ impl Lines {
         &self,
         most: usize,
         hint: &'static str,
-        read: impl Fn(usize, &str) -> Result<T, String>,
+        mut read: impl FnMut(usize, &str) -> Result<T, String>,
     ) -> Result<Vec<T>, Error> {
         let lines = (1..).zip(self.text.lines()).filter(|(_, text)| !text.trim().is_empty()).take(most);
         lines.map(|(line, text)| read(line, text).map_err(|what| self.fault(line, what, hint))).collect()
@@ -260,7 +293,7 @@ mod tests {
 
     #[test]
     fn another_kind_or_version_is_refused() {
-        let known = DocumentKind { what: "a law of merging", kind: "thalweg-merge-law", version: 1 };
+        let known = DocumentKind::new("a law of merging", "thalweg-merge-law", 1);
         assert!(known.check(None, "thalweg-merge-law", 1).is_ok());
         let said = |kind, version| known.check(Some(Path::new("law.json")), kind, version).unwrap_err();
         let newer = said("thalweg-merge-law", 2);

@@ -20,11 +20,12 @@ use thalweg_model::{Model, ModelConfig, arena_sink, arena_source};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::TensorSink;
-use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
+use crate::document::DocumentKind;
 use crate::evaluator::{Evaluator, ModelScores, OnScore, combined};
 use crate::record::{CostRow, SuiteRow};
+use crate::text::digest_digits;
 
 /// Merges that are held in memory together, so that each reading of the sources makes so many.
 const LEAST_TOGETHER: usize = 10;
@@ -33,7 +34,7 @@ const HELD_PART: u64 = 4;
 const MOST_BYTES: u64 = 1 << 30;
 /// Below the cache's folder: which parameters a merge has.
 const MERGES_FOLDER: &str = "merges";
-const MERGED_KIND: &str = "thalweg-merged-params";
+const MERGED: DocumentKind = DocumentKind::new("parameters of a merge", "thalweg-merged-params", 1);
 const MAX_MERGED_BYTES: u64 = 1 << 20;
 
 /// Suites, a cache, and what scoring needs from outside.
@@ -64,7 +65,7 @@ struct LoadedPoints {
 #[derive(Serialize, Deserialize)]
 struct MergedParams {
     kind: String,
-    version: u32,
+    version: u64,
     params_digest: String,
 }
 
@@ -173,10 +174,7 @@ impl<'a> EngineEvaluator<'a> {
     fn find_known(&self, key: Option<&Path>) -> Option<ModelScores> {
         let (storage, folder) = (&*self.run.storage, self.cache.as_deref()?);
         let bytes = storage.read_file(key?, MAX_MERGED_BYTES).ok()?;
-        let known: MergedParams = serde_json::from_slice(&bytes).ok()?;
-        if known.kind != MERGED_KIND || known.version != 1 {
-            return None;
-        }
+        let known: MergedParams = MERGED.parse(&bytes).ok()?;
         let cache = ScoreCache::new(storage, folder);
         let mut scores = ModelScores::default();
         for (row, suite) in &self.suites {
@@ -191,7 +189,7 @@ impl<'a> EngineEvaluator<'a> {
         if let Some(folder) = key.parent() {
             self.run.storage.create_folder(folder)?;
         }
-        let known = MergedParams { kind: MERGED_KIND.to_owned(), version: 1, params_digest };
+        let known = MergedParams { kind: MERGED.kind.to_owned(), version: MERGED.version, params_digest };
         let Ok(bytes) = serde_json::to_vec(&known) else { return Ok(()) };
         Ok(publish_file(&*self.run.storage, key, &bytes, OwnKind::in_own_folder("a kept score"))?)
     }
@@ -215,10 +213,7 @@ impl<'a> EngineEvaluator<'a> {
                 text.push_str(identities.get(source.path.as_path()).map_or("", String::as_str));
             }
             text.push_str(how);
-            let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
-            let digits = digest.rsplit(':').next().unwrap_or(&digest);
-            let name = format!("{}.json", digits.get(..32).unwrap_or(digits));
-            Ok(Some(folder.join(MERGES_FOLDER).join(name)))
+            Ok(Some(folder.join(MERGES_FOLDER).join(format!("{}.json", digest_digits(&text, 32)))))
         };
         outputs.iter().map(key).collect()
     }

@@ -17,6 +17,7 @@ use crate::extrapolate::{LEAST_POINTS, default_window};
 use crate::record::{GeometryRow, GroupRow};
 use crate::request::label;
 use crate::tensor_groups::{layer_of, tensor_class_of};
+use crate::values::mean;
 
 /// The geometry of a model, of its layers and of classes of tensors.
 #[derive(Debug, Clone)]
@@ -222,10 +223,6 @@ pub fn line_answer(points: &PointGeometry) -> Option<String> {
         share * 100.0,
         walk_share * 100.0
     ))
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]

@@ -6,17 +6,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thalweg_eval::TaskScores;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
+use crate::document::DocumentKind;
 use crate::evaluator::ModelScores;
 
 /// Folder of the values, in a watcher's folder.
 const ITEMS_NAME: &str = "forecast-items";
-const ITEMS_KIND: &str = "thalweg-forecast-items";
-const ITEMS_VERSION: u64 = 1;
-const ITEMS_FILE: OwnKind<'_> = OwnKind::json("values by item of a forecast", ITEMS_KIND);
+const ITEMS: DocumentKind = DocumentKind::new("values by item of a forecast", "thalweg-forecast-items", 1);
 /// A million items in all.
 const MAX_ITEMS_BYTES: u64 = 128 << 20;
 
@@ -57,19 +55,17 @@ pub(crate) fn publish_items(
     }
     // How long it took says nothing about the model.
     let tasks = tasks.iter().map(|task| TaskScores { seconds: 0.0, ..TaskScores::clone(task) }).collect();
-    let document = ItemsDocument { kind: ITEMS_KIND.to_owned(), version: ITEMS_VERSION, end_step, tasks };
+    let document = ItemsDocument { kind: ITEMS.kind.to_owned(), version: ITEMS.version, end_step, tasks };
     let text = serde_json::to_vec(&document).map_err(|source| Error::ReportForm { source })?;
     storage.create_folder(&folder.join(ITEMS_NAME))?;
-    Ok(publish_file(storage, &items_path(folder, end_step), &text, ITEMS_FILE)?)
+    Ok(publish_file(storage, &items_path(folder, end_step), &text, ITEMS.file())?)
 }
 
 /// The values of the merge behind the forecast at `end_step`; nothing where none can be read.
 pub fn read_items(storage: &dyn Storage, folder: &Path, end_step: u64) -> Vec<TaskScores> {
     let bytes = storage.read_file(&items_path(folder, end_step), MAX_ITEMS_BYTES);
-    let document = bytes.ok().and_then(|bytes| serde_json::from_slice::<ItemsDocument>(&bytes).ok());
-    let is_ours =
-        |one: &ItemsDocument| (&*one.kind, one.version, one.end_step) == (ITEMS_KIND, ITEMS_VERSION, end_step);
-    let mut tasks = document.filter(is_ours).map(|document| document.tasks).unwrap_or_default();
+    let document = bytes.ok().and_then(|bytes| ITEMS.parse::<ItemsDocument>(&bytes).ok());
+    let mut tasks = document.filter(|one| one.end_step == end_step).map(|one| one.tasks).unwrap_or_default();
     // A file may say anything.
     tasks.retain(|task| {
         let n = task.items.len();

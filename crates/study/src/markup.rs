@@ -97,6 +97,16 @@ impl<'a> Element<'a> {
         self
     }
 
+    /// Its class, unless that is empty.
+    pub(crate) fn class(self, class: &str) -> Self {
+        if class.is_empty() { self } else { self.attr("class", class) }
+    }
+
+    /// Hidden until the script shows it, unless it `is_shown` from the start.
+    pub(crate) fn shown_if(self, is_shown: bool) -> Self {
+        if is_shown { self } else { self.attr("hidden", "hidden") }
+    }
+
     /// An attribute with a coordinate, to a hundredth of a unit.
     pub(crate) fn num(self, name: &str, value: f64) -> Self {
         self.attr(name, Coordinate(value))

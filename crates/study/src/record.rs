@@ -6,26 +6,21 @@
 
 use serde::{Deserialize, Serialize};
 use thalweg_eval::Suite;
-use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
 use crate::document::{DocumentKind, pretty_json};
 
-/// `kind` of a study file.
-pub(crate) const STUDY_KIND: &str = "thalweg-study";
-/// What marks a file as the record of a study. Only such a file may be replaced.
-pub(crate) const STUDY_FILE: OwnKind<'_> = OwnKind::json("the record of a study", STUDY_KIND);
-/// `version` of the study files that this program writes and reads.
-pub(crate) const STUDY_VERSION: u64 = 2;
+/// The record of a study.
+pub(crate) const STUDY: DocumentKind = DocumentKind::new("the record of a study", "thalweg-study", 2);
 /// Name of the file in a study's folder.
 pub(crate) const STUDY_NAME: &str = "study.json";
 
 /// What was found out about one run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StudyRecord {
-    /// Always [`STUDY_KIND`].
+    /// Always `thalweg-study`.
     pub kind: String,
-    /// Always [`STUDY_VERSION`].
+    /// The version of the form.
     pub version: u64,
     /// Program and version that made it.
     pub tool: String,
@@ -415,8 +410,8 @@ impl StudyRecord {
     /// An empty record.
     pub fn new(title: impl Into<String>, run_path: impl Into<String>, command: impl Into<String>) -> Self {
         Self {
-            kind: STUDY_KIND.to_owned(),
-            version: STUDY_VERSION,
+            kind: STUDY.kind.to_owned(),
+            version: STUDY.version,
             tool: format!("thalweg {}", env!("CARGO_PKG_VERSION")),
             command: command.into(),
             title: title.into(),
@@ -430,16 +425,7 @@ impl StudyRecord {
     /// # Errors
     /// `ReportForm`, `ReportKind`.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Head {
-            kind: String,
-            version: u64,
-        }
-        // As all JSON of this crate, from bytes: types that documents share would otherwise be compiled twice.
-        let head: Head = serde_json::from_slice(text.as_bytes()).map_err(|source| Error::ReportForm { source })?;
-        let study = DocumentKind { what: "the record of a study", kind: STUDY_KIND, version: STUDY_VERSION };
-        study.check(None, &head.kind, head.version)?;
-        serde_json::from_slice(text.as_bytes()).map_err(|source| Error::ReportForm { source })
+        STUDY.read(text.as_bytes())
     }
 
     /// The record as a file: the same record always gives the same text.

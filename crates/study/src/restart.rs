@@ -21,7 +21,7 @@ use crate::Error;
 use crate::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row, spikes_of_run};
 use crate::request::{OutputOptions, Resolver};
 use crate::select::source_ref;
-use crate::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy};
+use crate::start_policy::{DataPolicy, START, START_NAME, StatePolicy};
 
 /// Where a merge goes, unless the user says.
 pub const UNWRITTEN: &str = "OUT";
@@ -182,7 +182,7 @@ impl StatePolicy {
 /// # Errors
 /// `Storage`.
 pub fn check_policy_place(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
-    Ok(check_file(storage, &folder.join(START_NAME), START_FILE, &[])?)
+    Ok(check_file(storage, &folder.join(START_NAME), START.file(), &[])?)
 }
 
 /// Writes the policy of a start point into its folder.
@@ -191,7 +191,7 @@ pub fn check_policy_place(storage: &dyn Storage, folder: &Path) -> Result<(), Er
 /// `Storage`; `ReportForm`.
 pub fn publish_policy(storage: &dyn Storage, policy: &StatePolicy, folder: &Path) -> Result<(), Error> {
     let text = policy.to_json()?;
-    Ok(publish_file(storage, &folder.join(START_NAME), text.as_bytes(), START_FILE)?)
+    Ok(publish_file(storage, &folder.join(START_NAME), text.as_bytes(), START.file())?)
 }
 
 /// The files of the step log as JSON: a string for one, a list for several.

@@ -26,6 +26,13 @@ pub(crate) fn window_output(name: &str, window: &[TrajectoryCheckpoint], scheme:
     Ok(OutputPlan::new(name, scheme.to_string(), &sources, &coefficients))
 }
 
+/// The distance between neighbours, where all are equally far apart.
+pub(crate) fn even_interval(steps: &[u64]) -> Option<u64> {
+    let mut intervals = steps.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+    let first = intervals.next()?;
+    intervals.all(|interval| interval == first).then_some(first)
+}
+
 #[cfg(test)]
 mod tests {
     use thalweg_merge::Coefficients;

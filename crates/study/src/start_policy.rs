@@ -9,21 +9,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thalweg_lab::config::{MomentsPolicy, StartSection, StartState};
 use thalweg_merge::output_format::OptimizerPolicy;
-use thalweg_storage::guard::OwnKind;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
 use crate::document::{DocumentKind, pretty_json};
 use crate::recover::RecoveryPlan;
+use crate::text::name_of;
 
-/// `kind` of a policy.
-pub const START_KIND: &str = thalweg_merge::own::START_KIND;
-/// `version` of the policies that this program writes and reads.
-pub(crate) const START_VERSION: u64 = 1;
 /// Name of the file in the start point's folder.
 pub const START_NAME: &str = thalweg_merge::own::START_NAME;
-/// What marks a file as a start policy. Only such a file may be replaced.
-pub(crate) const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
+pub(crate) const START: DocumentKind =
+    DocumentKind::new("the policy of a start point", thalweg_merge::own::START_KIND, 1);
 
 /// What is known of learning rates for continued training from a merge.
 const CPT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: the paper \
@@ -76,9 +72,9 @@ pub struct LearningRatePolicy {
 /// Everything besides the parameters that decides how training continues from a start point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatePolicy {
-    /// Always [`START_KIND`].
+    /// Always `thalweg-start-policy`.
     pub kind: String,
-    /// Always [`START_VERSION`].
+    /// Always 1.
     pub version: u64,
     /// What it is for.
     pub purpose: StartPurpose,
@@ -150,8 +146,8 @@ impl StatePolicy {
             _ => CPT_ADVICE,
         };
         Self {
-            kind: START_KIND.to_owned(),
-            version: START_VERSION,
+            kind: START.kind.to_owned(),
+            version: START.version,
             purpose,
             checkpoint,
             format: safetensors(),
@@ -170,10 +166,7 @@ impl StatePolicy {
     /// # Errors
     /// `ReportForm`, `ReportKind`.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let policy: Self = serde_json::from_slice(text.as_bytes()).map_err(|source| Error::ReportForm { source })?;
-        let start = DocumentKind { what: "the policy of a start point", kind: START_KIND, version: START_VERSION };
-        start.check(None, &policy.kind, policy.version)?;
-        Ok(policy)
+        START.read(text.as_bytes())
     }
 
     /// The policy as a file: the same policy always gives the same text.
@@ -225,12 +218,8 @@ impl StatePolicy {
     pub(crate) fn for_lab(&self) -> Vec<String> {
         let section = self.start_section();
         let mut lines = vec!["[start]".to_owned(), format!("from = {}", toml_string(&section.from))];
-        let state = match section.state {
-            StartState::Full => "full",
-            StartState::ParamsOnly => "params-only",
-        };
-        lines.push(format!("state = \"{state}\""));
-        lines.extend(section.moments.map(|moments| format!("moments = \"{}\"", moments_name(moments))));
+        lines.push(format!("state = \"{}\"", name_of(section.state)));
+        lines.extend(section.moments.map(|moments| format!("moments = \"{}\"", name_of(moments))));
         if section.skip_data_steps > 0 {
             lines.push(format!("skip_data_steps = {}", section.skip_data_steps));
         }
@@ -340,15 +329,6 @@ fn safetensors() -> String {
 pub fn start_sources(checkpoints: &[TrajectoryCheckpoint]) -> Vec<StartSource> {
     let source = |one: &TrajectoryCheckpoint| StartSource { path: one.path.clone(), step: Some(one.step.0) };
     checkpoints.iter().map(source).collect()
-}
-
-/// `reset`, `newest` or `average`.
-pub fn moments_name(moments: MomentsPolicy) -> &'static str {
-    match moments {
-        MomentsPolicy::Reset => "reset",
-        MomentsPolicy::Newest => "newest",
-        MomentsPolicy::Average => "average",
-    }
 }
 
 /// A path as TOML's basic string, whose escapes are those of JSON.

@@ -4,6 +4,7 @@
 use thalweg_tensor::{counted, shell_path, shell_word};
 
 use crate::record::{AnnealRun, ForecastRow, GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
+use crate::values::unique;
 
 /// Measures that get pictures; a table holds all of them.
 pub(crate) const MAX_METRICS: usize = 6;
@@ -69,13 +70,8 @@ impl<'a> StudyView<'a> {
 
     pub(crate) fn new(record: &'a StudyRecord) -> Self {
         let raws = record.raws.iter().chain(&record.annealed).flat_map(|raw| &raw.scores);
-        let mut metrics: Vec<Metric<'a>> = Vec::new();
-        for score in record.trials.iter().flat_map(|trial| &trial.scores).chain(raws) {
-            let metric = Metric::of(score);
-            if !metrics.contains(&metric) {
-                metrics.push(metric);
-            }
-        }
+        let scores = record.trials.iter().flat_map(|trial| &trial.scores).chain(raws);
+        let metrics = unique(scores.map(Metric::of));
         let mut view = Self { record, metrics };
         if let Some(first) = view.default_metric() {
             // Stable, so that the rest keep the order of the record.
@@ -248,11 +244,6 @@ pub(crate) fn window_words(trial: &TrialRow) -> String {
     format!("{} of {}{every}, to step {}", trial.scheme, trial.n_checkpoints, trial.end_step)
 }
 
-/// Digest to read at a glance, without the name of its algorithm.
-pub(crate) fn short_digest(digest: &str) -> String {
-    digest.rsplit(':').next().unwrap_or(digest).chars().take(8).collect()
-}
-
 /// The line that makes a trial again.
 pub(crate) fn merge_command(run_path: &str, trial: &TrialRow) -> String {
     let window = match trial.interval_steps {
@@ -315,6 +306,7 @@ pub(crate) fn gain_word(gain: GainRow) -> &'static str {
 mod tests {
     use super::*;
     use crate::record::MergeSource;
+    use crate::text::first_digits;
 
     fn trial(interval_steps: Option<u64>, scheme: &str) -> TrialRow {
         let source = |step, coefficient| MergeSource { step, coefficient };
@@ -346,7 +338,7 @@ mod tests {
 
     #[test]
     fn digests_are_cut_and_not_their_names() {
-        assert_eq!(short_digest("blake3:0123456789abcdef"), "01234567");
-        assert_eq!(short_digest("xyz"), "xyz");
+        assert_eq!(first_digits("blake3:0123456789abcdef", 8), "01234567");
+        assert_eq!(first_digits("xyz", 8), "xyz");
     }
 }

@@ -20,8 +20,8 @@ use thalweg_merge::plan::{
 use thalweg_merge::receipt::MergeReceipt;
 use thalweg_merge::verify::{VerifyScope, read_receipt, verify_output};
 use thalweg_storage::guard::{
-    Contents, OwnFolder, OwnKind, Place, check_folder, foreign_entries, is_empty_folder, is_json_of_kind, look_at,
-    output_path, shown_names,
+    Contents, OwnFolder, Place, check_folder, foreign_entries, is_empty_folder, is_json_of_kind, look_at, output_path,
+    shown_names,
 };
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
 use thalweg_storage::{Error as StorageError, Storage};
@@ -29,12 +29,11 @@ use thalweg_tensor::{Dtype, TensorSource, to_index};
 use thalweg_trajectory::check_outside_checkpoints;
 
 use crate::Error;
+use crate::document::{DocumentKind, Head};
 
 /// Name of the description, in a folder of sums.
 const SUMS_NAME: &str = "sums.json";
-const SUMS_KIND: &str = "thalweg-sums";
-const SUMS_VERSION: u64 = 2;
-const SUMS_FILE: OwnKind<'_> = OwnKind::json("a description of exact sums", SUMS_KIND);
+const SUMS: DocumentKind = DocumentKind::new("a description of exact sums", "thalweg-sums", 2);
 const MAX_SUMS_BYTES: u64 = 256 << 20;
 /// The planes, in a folder of sums.
 pub(crate) const PLANES: [&str; 2] = ["plane-1", "plane-2"];
@@ -68,22 +67,17 @@ pub(crate) struct KeptSums {
 impl KeptSums {
     /// Reads the description in a folder.
     pub(crate) fn read(folder: &Path, storage: &dyn Storage) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Head {
-            kind: String,
-            version: u64,
-        }
         let refuse = |what: String| refuse_sums(folder, &what, "give the folder that `--keep-sums` wrote");
         let bytes =
             storage.read_file(&folder.join(SUMS_NAME), MAX_SUMS_BYTES).map_err(|error| refuse(error.to_string()))?;
         let head: Head = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-        if head.kind != SUMS_KIND {
+        if head.kind != SUMS.kind {
             return Err(refuse(format!("it holds `{}`, not exact sums", head.kind)));
         }
-        if head.version != SUMS_VERSION {
+        if head.version != SUMS.version {
             let what = format!(
-                "its sums have version {}, but this program reads version {SUMS_VERSION}, which lists the checkpoints",
-                head.version
+                "its sums have version {}, but this program reads version {}, which lists the checkpoints",
+                head.version, SUMS.version
             );
             return Err(refuse_sums(
                 folder,
@@ -126,7 +120,7 @@ pub(crate) fn refuse_sums(folder: &Path, what: &str, hint: &str) -> Error {
 
 /// What a folder holds in addition to kept sums.
 fn sums_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents, StorageError> {
-    if !is_json_of_kind(storage, &folder.join(SUMS_NAME), SUMS_KIND)? {
+    if !is_json_of_kind(storage, &folder.join(SUMS_NAME), SUMS.kind)? {
         return Ok(Contents::NotOurs);
     }
     let inside = PLANES.map(|name| format!("{name}/"));
@@ -363,8 +357,8 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
     }
     let n_planes = digests.len();
     let sums = KeptSums {
-        kind: SUMS_KIND.to_owned(),
-        version: SUMS_VERSION,
+        kind: SUMS.kind.to_owned(),
+        version: SUMS.version,
         planes: digests,
         digest: receipt.digest.clone(),
         receipt_digest: receipt.receipt_digest.clone(),
@@ -372,7 +366,7 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
         checkpoints: checkpoints_of(receipt),
     };
     let text = serde_json::to_vec(&sums).map_err(|source| Error::ReportForm { source })?;
-    publish_file(&*cx.storage, &stage.join(SUMS_NAME), &text, SUMS_FILE)?;
+    publish_file(&*cx.storage, &stage.join(SUMS_NAME), &text, SUMS.file())?;
     Ok(n_planes)
 }
 

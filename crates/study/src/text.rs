@@ -1,4 +1,7 @@
-//! Numbers as people read them.
+//! Numbers and choices as people read them.
+
+use serde::Serialize;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 /// A count with a suffix and no more figures than it has: `1.5M`, `200k`.
 pub(crate) fn show_count(value: f64) -> String {
@@ -16,6 +19,27 @@ pub(crate) fn show_count(value: f64) -> String {
 /// The same for whole numbers.
 pub(crate) fn show_whole(value: u64) -> String {
     show_count(value as f64)
+}
+
+/// The first `n` digits of the digest of a text, for the name of a file.
+pub fn digest_digits(text: &str, n: usize) -> String {
+    first_digits(&bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string(), n)
+}
+
+/// The first `n` digits of a digest, without its kind.
+pub(crate) fn first_digits(digest: &str, n: usize) -> String {
+    digest.rsplit(':').next().unwrap_or(digest).chars().take(n).collect()
+}
+
+/// The word for one of several choices, as documents and options have it.
+pub fn name_of(choice: impl Serialize) -> String {
+    let word = serde_json::to_value(choice).unwrap_or_default();
+    word.as_str().unwrap_or_default().to_owned()
+}
+
+/// What `show` says of a value, or `-` where nothing was measured.
+pub fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), show)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use thalweg_trajectory::check_outside_checkpoints;
 
 use crate::Error;
 use crate::page::render_study;
-use crate::record::{STUDY_FILE, STUDY_NAME, StudyRecord};
+use crate::record::{STUDY, STUDY_NAME, StudyRecord};
 use crate::table::{TABLE_FILE, TABLE_NAME, to_csv};
 
 /// The page, in a study's folder.
@@ -28,7 +28,7 @@ pub fn check_study_folder(storage: &Arc<dyn Storage>, folder: &Path) -> Result<(
 }
 
 fn check_files(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
-    let files = [(STUDY_NAME, STUDY_FILE), (TABLE_NAME, TABLE_FILE), (PAGE_NAME, PAGE_FILE)];
+    let files = [(STUDY_NAME, STUDY.file()), (TABLE_NAME, TABLE_FILE), (PAGE_NAME, PAGE_FILE)];
     Ok(files.into_iter().try_for_each(|(name, kind)| check_file(storage, &folder.join(name), kind, &[]))?)
 }
 
@@ -41,7 +41,7 @@ fn check_files(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
 /// `ReportForm` where the record cannot be written as JSON; `Storage`.
 pub fn write_study(storage: &dyn Storage, folder: &Path, record: &StudyRecord) -> Result<PathBuf, Error> {
     check_files(storage, folder)?;
-    publish_file(storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes(), STUDY_FILE)?;
+    publish_file(storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes(), STUDY.file())?;
     publish_file(storage, &folder.join(TABLE_NAME), to_csv(record).as_bytes(), TABLE_FILE)?;
     let page = folder.join(PAGE_NAME);
     publish_file(storage, &page, render_study(record).as_bytes(), PAGE_FILE)?;

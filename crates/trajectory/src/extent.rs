@@ -14,6 +14,12 @@ pub enum Extent {
 }
 
 impl Extent {
+    /// The one that is given; steps come first.
+    pub fn given(steps: Option<u64>, tokens: Option<u64>) -> Option<Self> {
+        let steps = steps.map(|steps| Self::Steps(Step(steps)));
+        steps.or_else(|| tokens.map(|tokens| Self::Tokens(Tokens(tokens))))
+    }
+
     pub(crate) fn amount(self) -> u64 {
         match self {
             Self::Steps(steps) => steps.0,

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use thalweg_study::forget::ReplayPolicy;
 
 use super::RunArgs;
+use super::format::{one_of, word};
 use crate::options::parse_whole;
 
 #[derive(Debug, Args)]
@@ -177,7 +178,8 @@ The runs form a chain: each resumes from the one before. Score the steps midway 
 where recall is not at a peak, and `control`, which has as many steps but no replay.")]
 pub(crate) struct ForgetReplayArgs {
     /// What is replayed
-    #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
+    #[arg(long, value_name = "POLICY")]
+    #[arg(value_parser = one_of(["uniform", "focused", "intensive", "similar"], word::<ReplayPolicy>))]
     pub(crate) policy: ReplayPolicy,
     /// The config of `thalweg train` for the later corpus; its `steps` are those of the run with replay
     #[arg(long, value_name = "FILE")]
@@ -206,12 +208,4 @@ pub(crate) struct ForgetReplayArgs {
     /// The folder of the configs and the replayed samples
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: PathBuf,
-}
-
-fn parse_policy(text: &str) -> Result<ReplayPolicy, String> {
-    let known = || ReplayPolicy::ALL.map(ReplayPolicy::name).join(", ");
-    ReplayPolicy::ALL
-        .into_iter()
-        .find(|policy| policy.name() == text)
-        .ok_or_else(|| format!("policies are {}", known()))
 }

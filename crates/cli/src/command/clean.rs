@@ -4,10 +4,9 @@ use crate::args::CleanArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 #[cfg(feature = "cloud")]
-pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &CleanArgs, world: &World<'_>) -> Result<Outcome, Error> {
     use serde_json::json;
     use thalweg_tensor::counted;
 
@@ -18,7 +17,7 @@ pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> R
         let hint = "give an address, such as `s3://bucket/runs`: only stores have unfinished uploads";
         return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
     }
-    let storage = routed_storage(world.interrupt(), messages.notes());
+    let storage = routed_storage(world.interrupt(), world.messages.notes());
     let leftovers = storage.leftover_uploads(&args.path)?;
     let mut text = String::new();
     for leftover in &leftovers {
@@ -50,13 +49,11 @@ pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> R
             })
         })
         .collect();
-    messages.json(&json!({ "kind": "thalweg-clean", "version": 1, "path": args.path, "uploads": rows }));
-    messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&json!({ "kind": "thalweg-clean", "version": 1, "path": args.path, "uploads": rows }), &text))
 }
 
 #[cfg(not(feature = "cloud"))]
-pub(crate) fn run(args: &CleanArgs, _world: &World<'_>, _messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &CleanArgs, _world: &World<'_>) -> Result<Outcome, Error> {
     thalweg_storage::check_local(&args.path)?;
     Err(Error::usage("this program was built without object stores, so it left no uploads"))
 }

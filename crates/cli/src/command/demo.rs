@@ -16,24 +16,23 @@ use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 
-pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &DemoArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let size = if args.quick { DemoSize::Quick } else { DemoSize::Full };
     let spec = DemoSpec { folder: args.out.clone(), seed: args.seed, size };
-    let watcher = ShareWatcher::new(messages);
+    let watcher = ShareWatcher::new(world.messages);
     let record = run_demo(&spec, command_line(), &watcher, &world.context(SUMMING_MEMORY_BYTES))
         .map_err(|error| explain_stop(error, args))?;
     let page = spec.folder.join(PAGE_NAME);
-    messages.json(&json!({
+    let document = json!({
         "kind": "thalweg-demo", "version": 2, "page": page, "seed": args.seed, "choice": record.choice,
         "raws": record.raws, "trials": record.trials, "annealed": record.annealed, "cost": record.cost,
-    }));
+    });
     let mut text = summary_text(&record);
     let (page, run_folder) = (page.display(), spec.folder.join("run"));
     // Writing to a String cannot fail.
     let _ = writeln!(text, "\nThe page is `{page}`: open it in a browser.");
     let _ = writeln!(text, "The run is `{}`: try `thalweg inspect` on it.", run_folder.display());
-    messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&document, &text))
 }
 
 /// Says how to resume after Ctrl-C, and what to do about a folder of another demo.
@@ -43,7 +42,7 @@ fn explain_stop(error: thalweg_study::Error, args: &DemoArgs) -> Error {
             format!("`{}` holds another demo: {source}", args.out.display()),
             "name another folder with `-o DIR`, or give the same seed and size again",
         ),
-        other => Error::Study(other),
+        other => other.into(),
     }
 }
 

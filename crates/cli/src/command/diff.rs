@@ -5,27 +5,26 @@ use std::fmt::Write;
 
 use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{CheckpointDiff, Distance, TensorDiff, diff_checkpoints};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::{counted, part_of};
 
 use crate::args::DiffArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
-use crate::options::{or_dash, show_figures};
+use crate::options::show_figures;
 
 /// Tensors that are printed; all of them are in the JSON.
 const MAX_ROWS: usize = 20;
 
-pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &DiffArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let reading = ReadOptions { dequantise: true, ..world.reading.clone() };
     let a = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.a)?, &reading)?;
     let b = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.b)?, &reading)?;
     let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0))?;
-    messages.json(&diff.document());
-    messages.text(&table(&diff));
-    diff.remarks().iter().for_each(|remark| messages.note(remark));
-    Ok(if diff.is_equal() { Outcome::Done } else { Outcome::No })
+    world.answer(&diff.document(), &table(&diff));
+    diff.remarks().iter().for_each(|remark| world.note(remark));
+    Ok(Outcome::when(diff.is_equal()))
 }
 
 fn table(diff: &CheckpointDiff) -> String {

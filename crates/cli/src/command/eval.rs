@@ -10,13 +10,15 @@ use thalweg_eval::{
     Comparison, EvalContext, PreparedSuite, ScoreCache, StartRule, Subject, Suite, TaskScores, TokenizerFiles,
     adjust_for_many, compare_scores, max_positions, score_suite,
 };
+use thalweg_study::text::or_dash;
 
 use crate::args::EvalArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
+use crate::messages::{Messages, with_fields};
 use crate::options::show_bytes;
+use crate::scoring::open_suite;
 
 /// What one checkpoint scored.
 struct Scored {
@@ -32,29 +34,22 @@ struct Compared {
     comparisons: Vec<Comparison>,
 }
 
-pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &EvalArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let paths = checkpoints_with_baseline(args);
     if args.results {
-        return crate::eval_results::run(&paths, args.card.as_deref(), world, messages);
+        return crate::eval_results::run(&paths, args.card.as_deref(), world);
     }
     if let Some(command) = &args.eval_command {
-        return crate::eval_external::run(command, args.eval_timeout, &paths, world, messages);
+        return crate::eval_external::run(command, args.eval_timeout, &paths, world);
     }
     let suite_path = args.suite.as_deref().unwrap_or(Path::new(""));
-    let suite = Suite::open(&*world.storage, suite_path)?;
-    let suite = match args.start_token {
-        Some(rule) => suite.with_start_rule(rule),
-        None => suite,
-    };
-    let suite = fit_context(suite, &paths, world)?;
-    let scored = world.in_pool(|| score_all(args, &paths, &suite, world, messages))??;
+    let suite = fit_context(open_suite(suite_path, args.start_token, world)?, &paths, world)?;
+    let scored = world.in_pool(|| score_all(args, &paths, &suite, world))??;
     let compared = world.in_pool(|| compare_all(&scored))??;
     if scored.iter().any(|other| other.tokenizer_digest != scored[0].tokenizer_digest) {
-        messages.note("the tokenizers differ: only measures that do not depend on tokens are compared");
+        world.note("the tokenizers differ: only measures that do not depend on tokens are compared");
     }
-    messages.json(&document(&suite, &scored, &compared));
-    messages.text(&text(&suite, &scored, &compared));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document(&suite, &scored, &compared), &text(&suite, &scored, &compared)))
 }
 
 /// The suite in a context that all of the checkpoints see, so that they can be compared.
@@ -83,13 +78,7 @@ fn checkpoints_with_baseline(args: &EvalArgs) -> Vec<PathBuf> {
     baseline.iter().chain(others).cloned().collect()
 }
 
-fn score_all(
-    args: &EvalArgs,
-    paths: &[PathBuf],
-    suite: &Suite,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Vec<Scored>, Error> {
+fn score_all(args: &EvalArgs, paths: &[PathBuf], suite: &Suite, world: &World<'_>) -> Result<Vec<Scored>, Error> {
     let context = world.eval_context();
     let cache = args.cache.as_deref().map(|folder| ScoreCache::new(&*world.storage, folder));
     let mut known: Option<(TokenizerFiles, Value, PreparedSuite)> = None;
@@ -105,7 +94,7 @@ fn score_all(
             known = Some((files, config.clone(), prepared));
         }
         let Some((_, _, prepared)) = &known else { continue };
-        let subject = load(path, config, &checkpoint, prepared, &context, messages)?;
+        let subject = load(path, config, &checkpoint, prepared, &context, world.messages)?;
         let tasks = score_suite(prepared, &subject, cache.as_ref(), &context)?;
         scored.push(Scored {
             path: path.clone(),
@@ -146,41 +135,21 @@ fn document(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> Value {
     let mut scores = Vec::new();
     for checkpoint in scored {
         for task in &checkpoint.tasks {
-            for score in task.scores() {
-                scores.push(json!({
-                    "checkpoint": checkpoint.path,
-                    "task": score.task,
-                    "measure": score.measure.name(),
-                    "value": score.value,
-                    "standard_error": score.standard_error,
-                    "n": score.n,
-                    "higher_is_better": score.higher_is_better,
-                    "seconds": task.seconds,
-                    "tokens_per_second": tokens_per_second(task),
-                    "cached": task.is_cached,
-                    "params_digest": checkpoint.params_digest,
-                    "tokenizer_digest": checkpoint.tokenizer_digest,
-                }));
-            }
+            let how = json!({
+                "seconds": task.seconds,
+                "tokens_per_second": tokens_per_second(task),
+                "cached": task.is_cached,
+                "params_digest": checkpoint.params_digest,
+                "tokenizer_digest": checkpoint.tokenizer_digest,
+            });
+            let row = |score| with_fields(with_fields(json!({"checkpoint": checkpoint.path}), &score), &how);
+            scores.extend(task.scores().into_iter().map(row));
         }
     }
     let mut comparisons = Vec::new();
     for one in compared {
-        for comparison in &one.comparisons {
-            comparisons.push(json!({
-                "a": scored[0].path,
-                "b": scored[one.checkpoint].path,
-                "task": comparison.task,
-                "measure": comparison.measure.name(),
-                "gain": comparison.gain,
-                "standard_error": comparison.standard_error,
-                "interval_95": comparison.interval_95,
-                "bootstrap_95": comparison.bootstrap_95,
-                "n": comparison.n,
-                "p_value": comparison.p_value,
-                "p_holm": comparison.p_holm,
-            }));
-        }
+        let models = || json!({"a": scored[0].path, "b": scored[one.checkpoint].path});
+        comparisons.extend(one.comparisons.iter().map(|comparison| with_fields(models(), comparison)));
     }
     json!({
         "kind": "thalweg-eval",
@@ -219,7 +188,7 @@ fn text(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> String {
         let _ = writeln!(text, "\n{}{from}", checkpoint.path.display());
         let _ = writeln!(text, "  {:<20} {:<15} {:>10} {:>10} {:>7}", "task", "measure", "value", "std. err.", "items");
         for score in checkpoint.tasks.iter().flat_map(TaskScores::scores) {
-            let error = score.standard_error.map_or_else(|| "-".to_owned(), |error| format!("{error:.4}"));
+            let error = or_dash(score.standard_error, |error| format!("{error:.4}"));
             let name = score.measure.name();
             let _ = writeln!(text, "  {:<20} {name:<15} {:>10.4} {error:>10} {:>7}", score.task, score.value, score.n);
         }
@@ -241,9 +210,8 @@ fn text(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> String {
 
 fn row(comparison: &Comparison) -> String {
     let task = comparison.task.clone().unwrap_or_else(|| format!("mean of {} tasks", comparison.n));
-    let interval =
-        comparison.interval_95.map_or_else(|| "-".to_owned(), |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
-    let p = comparison.p_holm.map_or_else(|| "-".to_owned(), show_p);
+    let interval = or_dash(comparison.interval_95, |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
+    let p = or_dash(comparison.p_holm, show_p);
     let measure = comparison.measure.name();
     format!("  {task:<20} {measure:<15} {:>+10.4}  {interval:<22} {p:>8}\n", comparison.gain)
 }

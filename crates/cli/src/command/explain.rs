@@ -8,6 +8,8 @@ use thalweg_storage::publish::publish_file;
 use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, geometry_title, line_answer, measure_geometry};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
+use thalweg_study::text::or_dash;
+use thalweg_study::values::mean;
 use thalweg_study::write_study::{check_study_folder, write_study};
 use thalweg_trajectory::check_new_document;
 
@@ -15,10 +17,9 @@ use crate::args::ExplainArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{World, command_line};
-use crate::messages::Messages;
 use crate::svg::{PLANE_FILE, draw_plane};
 
-pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ExplainArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
     let from = (&(&args.selection).into(), &(&args.run).into());
     let chosen = choose_checkpoints(&args.inputs, from, SourceOrder::BySteps { keep_option: None }, &resolver)?;
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         let labels: Vec<String> = chosen.iter().map(label).collect();
         let svg = draw_plane(&report.0.whole, &labels);
         publish_file(&*world.storage, path, svg.as_bytes(), PLANE_FILE)?;
-        messages.note(format!("the trajectory is drawn in `{}`", path.display()));
+        world.note(format!("the trajectory is drawn in `{}`", path.display()));
     }
     if let Some(folder) = &args.out {
         let run_path = args.inputs.first().map_or_else(String::new, |path| path.display().to_string());
@@ -50,14 +51,14 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         record.geometry = Some(report.0.row(&chosen));
         world.storage.create_folder(folder)?;
         let page = write_study(&*world.storage, folder, &record)?;
-        messages.note(format!("the page is `{}`", page.display()));
+        world.note(format!("the page is `{}`", page.display()));
     }
     // The document has each tensor class and layer, so it is not built in vain.
-    if messages.wants_json() {
-        messages.json(&report.0.document(&chosen));
+    if world.messages.wants_json() {
+        world.messages.json(&report.0.document(&chosen));
     }
-    messages.text(&report.text(&chosen));
-    fault.iter().for_each(|fault| messages.note(fault));
+    world.messages.text(&report.text(&chosen));
+    fault.iter().for_each(|fault| world.note(fault));
     Ok(Outcome::Done)
 }
 
@@ -78,7 +79,7 @@ impl Report {
             let to_newest = whole.distances[i].last().copied().unwrap_or(0.0);
             let before = if i == 0 { "-".to_owned() } else { format!("{:.4}", whole.displacements[i - 1]) };
             let cosine = i.checked_sub(2).and_then(|k| whole.displacement_cosines[k]);
-            let cosine = cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.3}"));
+            let cosine = or_dash(cosine, |cosine| format!("{cosine:.3}"));
             let (label, norm) = (label(one), whole.norms[i]);
             let _ = writeln!(text, "{label:<22} {norm:>12.4} {to_newest:>12.4} {before:>12} {cosine:>10}");
         }
@@ -112,12 +113,8 @@ fn group_table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (S
         let norm = geometry.norms.last().copied().unwrap_or(0.0);
         let moved = geometry.distances.first().and_then(|row| row.last()).copied().unwrap_or(0.0);
         let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
-        let mean = if cosines.is_empty() { "-".to_owned() } else { format!("{:.3}", mean(&cosines)) };
+        let mean = or_dash((!cosines.is_empty()).then(|| mean(&cosines)), |mean| format!("{mean:.3}"));
         let first = geometry.component_shares.first().copied().unwrap_or(0.0);
         let _ = writeln!(text, "{name:<34} {norm:>10.4} {moved:>10.4} {mean:>12} {first:>10.3}");
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }

@@ -7,6 +7,7 @@ use thalweg_study::extrapolate::{
     CandidateRow, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
 };
 use thalweg_study::record::GainRow;
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::args::ExtrapolateArgs;
@@ -14,15 +15,15 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe_with, execute_options};
-use crate::messages::{Messages, document_of};
+use crate::messages::document_of;
 use crate::meter::{Meter, Urgency};
-use crate::options::{or_dash, show_cost, show_gain};
+use crate::options::{show_cost, show_gain};
 use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
 /// Models that are scored at most.
 const MAX_MODELS: u64 = 6;
 
-pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_scoring(&args.scoring, "a suite is needed: every step is scored, even one given by `--alpha`")?;
     if args.confirm.is_some() && args.scoring.suite.is_none() {
         return Err(Error::usage_with_hint(
@@ -35,14 +36,14 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages
     let request = request(args);
     // A request that does not fit the run is refused before suites are opened.
     let points = resolver.merged_points(&request, &trajectory)?;
-    let suites = open_suites(&args.scoring, args.confirm.as_deref(), world, messages)?;
+    let suites = open_suites(&args.scoring, args.confirm.as_deref(), world)?;
     let Some(like) = points.sources.last().map(|one| one.path.clone()) else {
         return Err(Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())));
     };
     let cx = world.quiet_context(args.execution.memory.0);
     let from = (like.as_path(), None);
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
-    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
+    let meter = Meter::new(world.messages, "scoring {wide_bar} {msg}");
     let options = ExtrapolationOptions {
         by: args.scoring.by.clone(),
         out: args.out.clone(),
@@ -56,9 +57,8 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages
     // Measuring the line and writing the merge have bars.
     let writing = world.context(args.execution.memory.0);
     let outcome = run_extrapolation(&request, &trajectory, &mut *evaluator, options, (&resolver, &writing))?;
-    messages.json(&document(&outcome));
-    messages.text(&text(args, &outcome));
-    Ok(if outcome.refusal.is_some() { Outcome::No } else { Outcome::Done })
+    world.answer(&document(&outcome), &text(args, &outcome));
+    Ok(Outcome::when(outcome.refusal.is_none()))
 }
 
 fn request(args: &ExtrapolateArgs) -> ExtrapolationRequest {

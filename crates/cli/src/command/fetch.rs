@@ -4,10 +4,9 @@ use crate::args::FetchArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 #[cfg(feature = "cloud")]
-pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &FetchArgs, world: &World<'_>) -> Result<Outcome, Error> {
     use thalweg_storage::{HubClient, HubSettings};
     use thalweg_study::fetch::{FetchReport, FetchRequest, cache_root, execute_fetch, plan_fetch};
 
@@ -16,7 +15,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
 
     let root = cache_root(hub_cache_root(), &*world.storage)?;
     let settings = HubSettings::from_variables(&|name| std::env::var_os(name));
-    let hub = HubClient::new(settings, world.interrupt().clone(), wait_notes(messages.notes()))?;
+    let hub = HubClient::new(settings, world.interrupt().clone(), wait_notes(world.messages.notes()))?;
     let request = FetchRequest {
         repository: args.repository.clone(),
         revisions: args.revisions.clone(),
@@ -28,19 +27,18 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
     let plan = plan_fetch(&request, &hub, (&root, &world.resolver()))?;
     let report = FetchReport::of_plan(&plan);
     if args.dry_run {
-        messages.json(&report.to_json()?);
-        messages.text(&shown::text(&plan));
-        return Ok(Outcome::Done);
+        return Ok(world.answer(&report.to_json()?, &shown::text(&plan)));
     }
     let began = std::time::Instant::now();
     let fetched = execute_fetch(&plan, &hub, &cx)?;
-    messages.json(&report.with_outcome(&fetched).to_json()?);
-    messages.text(&shown::outcome_text(&plan, &fetched, began.elapsed().as_secs_f64()));
-    Ok(Outcome::Done)
+    Ok(world.answer(
+        &report.with_outcome(&fetched).to_json()?,
+        &shown::outcome_text(&plan, &fetched, began.elapsed().as_secs_f64()),
+    ))
 }
 
 #[cfg(not(feature = "cloud"))]
-pub(crate) fn run(args: &FetchArgs, _world: &World<'_>, _messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &FetchArgs, _world: &World<'_>) -> Result<Outcome, Error> {
     Err(Error::usage_with_hint(
         format!("this program was built without a network, so it cannot fetch `{}`", args.repository),
         "fetch it with `hf download`, which uses the same cache",
@@ -53,6 +51,7 @@ mod shown {
     use std::fmt::Write;
 
     use thalweg_study::fetch::{FetchPlan, Fetched, describe_fetch};
+    use thalweg_study::text::or_dash;
 
     use crate::options::{show_bytes, show_count};
     use crate::pace::show_network_rate;
@@ -66,8 +65,8 @@ mod shown {
             "step", "tokens", "files", "size", "to fetch"
         );
         for revision in &plan.revisions {
-            let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-            let tokens = revision.tokens.map_or_else(|| "-".to_owned(), show_count);
+            let number = |number: Option<u64>| or_dash(number, |number| number.to_string());
+            let tokens = or_dash(revision.tokens, show_count);
             let size = show_bytes(revision.files.iter().map(|file| file.len_bytes).sum());
             let missing = show_bytes(plan.missing_bytes(revision));
             let (step, n_files, name) = (number(revision.step), revision.files.len(), &revision.name);

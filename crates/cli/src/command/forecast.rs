@@ -14,7 +14,6 @@ use crate::args::ForecastArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
-use crate::messages::Messages;
 use crate::meter::ScoringMeter;
 use crate::options::show_cost;
 use crate::requests::anneal_question;
@@ -23,7 +22,7 @@ use crate::scoring::{check_scoring, make_evaluator, open_suites};
 /// Models that are scored.
 const N_MODELS: usize = 4;
 
-pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ForecastArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_scoring(&args.scoring, "which scores should be forecast?")?;
     if args.scoring.by.is_some() {
         return Err(Error::usage(
@@ -32,7 +31,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     }
     let resolver = world.resolver();
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
-    let meter = ScoringMeter::new(messages, N_MODELS, "models");
+    let meter = ScoringMeter::new(world.messages, N_MODELS, "models");
     let own = args.anneal.calibrate.as_deref().map(|path| read_case_file(&*world.storage, path)).transpose()?;
     let options = ForecastOptions {
         title: format!("Forecast for {}", args.run_path.display()),
@@ -48,19 +47,18 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     check_forecast_places(&options, &cx)?;
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     question(args).in_steps(&trajectory)?;
-    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let suites = open_suites(&args.scoring, None, world)?;
     let like = trajectory.finished().next_back().map(|newest| newest.path.clone());
     let like = like.ok_or_else(|| Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())))?;
     let from = (like.as_path(), args.out.as_deref());
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
     let answer = run_forecast(&question(args), &trajectory, &mut *evaluator, options, &cx)?;
     let outcome = match answer.outcome {
         Ok(outcome) => outcome,
-        Err(refusal) => return Ok(refuse(&refusal, &answer.request, messages)),
+        Err(refusal) => return Ok(refuse(&refusal, &answer.request, world)),
     };
-    messages.json(&document(&outcome, answer.cost));
-    messages.text(&text(args, &answer.request, &outcome, answer.cost));
-    Ok(if outcome.forecasts.is_empty() { Outcome::No } else { Outcome::Done })
+    world.answer(&document(&outcome, answer.cost), &text(args, &answer.request, &outcome, answer.cost));
+    Ok(Outcome::when(!outcome.forecasts.is_empty()))
 }
 
 fn question(args: &ForecastArgs) -> AnnealQuestion {
@@ -68,13 +66,13 @@ fn question(args: &ForecastArgs) -> AnnealQuestion {
 }
 
 /// No forecast: an answer, with its reason.
-fn refuse(refusal: &Refusal, request: &ForecastRequest, messages: &Messages) -> Outcome {
-    messages.json(&json!({
+fn refuse(refusal: &Refusal, request: &ForecastRequest, world: &World<'_>) -> Outcome {
+    let document = json!({
         "kind": "thalweg-forecast", "version": 1, "forecasts": [], "window": null, "n_evaluations": 0,
         "end_step": request.end_step, "anneal_steps": request.anneal_steps,
         "reason": refusal.to_string(), "hint": refusal.hint(),
-    }));
-    messages.text(&format!("no forecast: {refusal}\n{}\n", refusal.hint()));
+    });
+    world.answer(&document, &format!("no forecast: {refusal}\n{}\n", refusal.hint()));
     Outcome::No
 }
 

@@ -3,9 +3,9 @@
 use crate::args::{EXIT_CODES, GenerateArgs, GenerateWhat, program};
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::messages::Messages;
+use crate::host::World;
 
-pub(crate) fn run(args: &GenerateArgs, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &GenerateArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let mut program = program();
     program.build();
     let mut bytes = Vec::new();
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &GenerateArgs, messages: &Messages) -> Result<Outcome, E
             bytes.extend_from_slice(exit_status().as_bytes());
         }
     }
-    messages.document(&String::from_utf8_lossy(&bytes));
+    world.messages.document(&String::from_utf8_lossy(&bytes));
     Ok(Outcome::Done)
 }
 

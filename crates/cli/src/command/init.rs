@@ -17,11 +17,10 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, execute};
-use crate::messages::Messages;
 use crate::policy::describe_policy;
 use crate::run::learning_rate_at;
 
-pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &InitArgs, world: &World<'_>) -> Result<Outcome, Error> {
     // A mistyped scheme is reported before the run is read.
     let scheme = SchemeOptions::from(&args.scheme);
     scheme.window_scheme()?;
@@ -33,11 +32,9 @@ pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Re
     let outcome = execute(&merge, &args.execution, world)?.pop();
     let policy = policy(args, &trajectory, &window, world)?.with_files_of(&merge);
     publish_policy(&*world.storage, &policy, &args.out)?;
-    messages.json(&document(&policy, outcome.as_ref()));
     let mut text: String = outcome.iter().map(describe).collect();
     describe_policy(&mut text, &policy);
-    messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&document(&policy, outcome.as_ref()), &text))
 }
 
 fn window(selection: &Selection, trajectory: &Trajectory, resolver: &Resolver<'_>) -> Result<Vec<SourceRef>, Error> {

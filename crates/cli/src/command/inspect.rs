@@ -10,16 +10,15 @@ use crate::command::inspect_checkpoint::show;
 use crate::command::{Outcome, inspect_run};
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
-pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &InspectArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let path = match look_at(&args.path, &(&args.run).into(), &world.resolver())? {
         Named::Checkpoint(path) => path,
         Named::Run(path) => {
-            let shown = inspect_run::run(args, (&path, None), world, messages);
+            let shown = inspect_run::run(args, (&path, None), world);
             return match shown {
                 Err(Error::Study(thalweg_study::Error::Trajectory(error))) if is_no_run(&error) => {
-                    inspect_stranger(&path, error, world, messages)
+                    inspect_stranger(&path, error, world)
                 }
                 shown => shown,
             };
@@ -27,11 +26,11 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) ->
         Named::Both(path) => {
             // The run matters more, so a checkpoint beside it that cannot be read is only noted.
             let beside = open_checkpoint_with(&world.storage, &path, &world.reading);
-            let beside = beside.map_err(|error| messages.note(format!("the checkpoint beside the run: {error}"))).ok();
-            return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
+            let beside = beside.map_err(|error| world.note(format!("the checkpoint beside the run: {error}"))).ok();
+            return inspect_run::run(args, (&path, beside.as_ref()), world);
         }
     };
-    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, world, messages)
+    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, world)
 }
 
 fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
@@ -39,14 +38,9 @@ fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
 }
 
 /// A path that is not a run may be a checkpoint that cannot be read: then the error says why.
-fn inspect_stranger(
-    path: &Path,
-    not_a_run: thalweg_trajectory::Error,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+fn inspect_stranger(path: &Path, not_a_run: thalweg_trajectory::Error, world: &World<'_>) -> Result<Outcome, Error> {
     match open_checkpoint_with(&world.storage, path, &world.reading) {
-        Ok(checkpoint) => show(&checkpoint, world, messages),
+        Ok(checkpoint) => show(&checkpoint, world),
         // That it looks like a run does not help here: the names that a run has do.
         Err(
             thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }

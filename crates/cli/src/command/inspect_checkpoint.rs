@@ -12,7 +12,6 @@ use thalweg_tensor::{Dtype, DtypeClass, TensorSource, counted, display_name};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
 
 /// Tensors that are printed; `-v` prints all.
@@ -22,33 +21,33 @@ const MAX_ROWS: usize = 12;
 /// pieces are looked into only when they are merged.
 const MAX_PIECES: usize = 4096;
 
-pub(super) fn show(checkpoint: &Checkpoint, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn show(checkpoint: &Checkpoint, world: &World<'_>) -> Result<Outcome, Error> {
     let n_pieces: usize = checkpoint.catalog().entries().iter().map(|entry| entry.pieces.len()).sum();
     if n_pieces <= MAX_PIECES {
         checkpoint.look_inside(Look::EachPiece)?;
     }
-    checkpoint.notes().iter().for_each(|note| messages.note(note));
-    note_untied(checkpoint, messages)?;
+    checkpoint.notes().iter().for_each(|note| world.note(note));
+    note_untied(checkpoint, world)?;
     let merge = read_merge(&*world.storage, checkpoint.path());
     let mut json = document(checkpoint);
     json["merge"] = merge
         .as_ref()
         .map_or(serde_json::Value::Null, |merge| json!({"n_checkpoints": merge.n_checkpoints, "scheme": merge.scheme}));
-    messages.json(&json);
+    world.messages.json(&json);
     let made = merge.map(|merge| match merge.copy_of {
         Some(source) => format!("a copy of `{}`\n", display_name(&source.path.display().to_string())),
         None => format!("a merge of {} by {}\n", counted(merge.n_checkpoints, "checkpoint"), merge.scheme),
     });
-    messages.text(&(describe(checkpoint) + made.as_deref().unwrap_or_default()));
+    world.messages.text(&(describe(checkpoint) + made.as_deref().unwrap_or_default()));
     let entries = checkpoint.catalog().entries();
-    if !messages.wants_json() && entries.len() > MAX_ROWS {
-        messages.detail(table(checkpoint, entries.len()));
+    if !world.messages.wants_json() && entries.len() > MAX_ROWS {
+        world.messages.detail(table(checkpoint, entries.len()));
     }
     Ok(Outcome::Done)
 }
 
 /// Notes a head and an embedding that the config ties but whose beginnings differ.
-fn note_untied(checkpoint: &Checkpoint, messages: &Messages) -> Result<(), Error> {
+fn note_untied(checkpoint: &Checkpoint, world: &World<'_>) -> Result<(), Error> {
     const LOOK_ELEMENTS: u64 = 64 << 10;
     let catalog = checkpoint.catalog();
     let Some((head, embedding)) = checkpoint.config().and_then(|config| tied_pair(catalog, config)) else {
@@ -63,7 +62,7 @@ fn note_untied(checkpoint: &Checkpoint, messages: &Messages) -> Result<(), Error
         Ok(bytes)
     };
     if read(head)? != read(embedding)? {
-        messages.note(untied_note(catalog, (head, embedding)));
+        world.note(untied_note(catalog, (head, embedding)));
     }
     Ok(())
 }

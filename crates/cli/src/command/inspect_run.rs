@@ -7,6 +7,7 @@ use serde_json::json;
 use thalweg_checkpoint::Checkpoint;
 use thalweg_storage::{FileKind, Storage};
 use thalweg_study::restart::log_document;
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 use thalweg_trajectory::{Fault, Spike, Trajectory, describe_own_output, lasting_spike};
 
@@ -14,7 +15,6 @@ use crate::args::InspectArgs;
 use crate::command::{Outcome, inspect_checkpoint};
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::options::show_count;
 use crate::run::{log_words, spike_line};
 
@@ -26,7 +26,6 @@ pub(super) fn run(
     args: &InspectArgs,
     (path, beside): (&Path, Option<&Checkpoint>),
     world: &World<'_>,
-    messages: &Messages,
 ) -> Result<Outcome, Error> {
     let trajectory = world.resolver().open_run(path, &(&args.run).into())?;
     let mut json = document(&trajectory);
@@ -43,11 +42,10 @@ pub(super) fn run(
         text.push_str("\nbeside them in the same folder:\n");
         text.push_str(&inspect_checkpoint::describe(beside));
     }
-    messages.json(&json);
-    messages.text(&text);
+    world.answer(&json, &text);
     for checkpoint in trajectory.checkpoints() {
         let name = thalweg_tensor::display_name(&checkpoint.name);
-        checkpoint.doubts.iter().for_each(|doubt| messages.note(format!("`{name}`: {doubt}")));
+        checkpoint.doubts.iter().for_each(|doubt| world.note(format!("`{name}`: {doubt}")));
     }
     Ok(Outcome::Done)
 }
@@ -127,7 +125,7 @@ fn table(trajectory: &Trajectory) -> String {
             }
             continue;
         }
-        let tokens = checkpoint.tokens.map_or_else(|| "-".to_owned(), |tokens| show_count(tokens.0));
+        let tokens = or_dash(checkpoint.tokens, |tokens| show_count(tokens.0));
         let phase = checkpoint.phase.map_or("-", |phase| phase.name());
         let name = thalweg_tensor::display_name(&checkpoint.name);
         let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  {reason}"));

@@ -5,33 +5,33 @@ use std::fmt::Write;
 use thalweg_study::law::{
     Axis, FormRow, LawQuestion, MergeLaw, PredictionRow, ThreePointRow, fit_merge_law, read_curve_file,
 };
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::args::{LawArgs, LawCommand, LawMergeArgs};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, document_of};
-use crate::options::{or_dash, show_figures};
+use crate::messages::document_of;
+use crate::options::show_figures;
 
 /// The most resamples: a bootstrap needs no more.
 const MAX_RESAMPLES: u32 = 100_000;
 
-pub(crate) fn run(args: &LawArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &LawArgs, world: &World<'_>) -> Result<Outcome, Error> {
     match &args.what {
-        LawCommand::Merge(args) => run_merge(args, world, messages),
-        LawCommand::Curve(args) => super::law_curve::run(args, world, messages),
+        LawCommand::Merge(args) => run_merge(args, world),
+        LawCommand::Curve(args) => super::law_curve::run(args, world),
     }
 }
 
-fn run_merge(args: &LawMergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+fn run_merge(args: &LawMergeArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let question = question(args)?;
     let curve = read_curve_file(&*world.storage, &args.curve)?;
     let law = fit_merge_law(&curve, &question)?;
-    messages.json(&document_of("thalweg-merge-law", &law));
-    messages.text(&text(&law));
-    law.warnings.iter().for_each(|warning| messages.note(warning));
-    Ok(if law.refusal.is_some() { Outcome::No } else { Outcome::Done })
+    world.answer(&document_of("thalweg-merge-law", &law), &text(&law));
+    law.warnings.iter().for_each(|warning| world.note(warning));
+    Ok(Outcome::when(law.refusal.is_none()))
 }
 
 fn question(args: &LawMergeArgs) -> Result<LawQuestion, Error> {

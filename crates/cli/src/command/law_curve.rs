@@ -11,7 +11,6 @@ use crate::args::LawCurveArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
-use crate::messages::Messages;
 use crate::meter::ScoringMeter;
 use crate::options::show_bytes;
 use crate::scoring::{check_scoring, make_evaluator, open_suites, tell_cost};
@@ -19,31 +18,29 @@ use crate::scoring::{check_scoring, make_evaluator, open_suites, tell_cost};
 /// Experts whose subsets are all merged by default.
 const MAX_FOR_ALL: usize = 10;
 
-pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &LawCurveArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_scoring(&args.scoring, "which suite should score the merges?")?;
     let resolver = world.resolver();
     let curve = if args.newest.is_empty() { of_experts(args, &resolver)? } else { of_run(args, &resolver)? };
     curve.check()?;
-    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let suites = open_suites(&args.scoring, None, world)?;
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let Some(like) = curve.experts.last().map(|one| one.path.clone()) else {
         return Err(Error::usage("there are no models"));
     };
     let from = (like.as_path(), None);
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
     let n_models = curve.n_models();
     let what = format!("{} of {}", counted(n_models, "merge"), counted(curve.experts.len(), "model"));
-    tell_cost(&*evaluator, (n_models, &what), messages);
-    let meter = ScoringMeter::new(messages, n_models, "merges");
+    tell_cost(&*evaluator, (n_models, &what), world);
+    let meter = ScoringMeter::new(world.messages, n_models, "merges");
     let options = CurveOptions {
         by: args.scoring.by.clone(),
         path: args.out.clone(),
         on_score: &mut |n_done| meter.show(n_done, None),
     };
     let outcome = run_curve(&curve, &mut *evaluator, options, (&resolver, &cx))?;
-    messages.json(&document(args, &curve, &outcome));
-    messages.text(&text(args, &curve, &outcome));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document(args, &curve, &outcome), &text(args, &curve, &outcome)))
 }
 
 /// Subsets of models that were named one by one.

@@ -16,13 +16,12 @@ use crate::error::Error;
 use crate::host::World;
 use crate::merge_shares::{SharedWork, merge_command, run_finish, run_share};
 use crate::merged::{describe, document, execute, execute_options, next_steps, read_plan};
-use crate::messages::Messages;
 use crate::options::{show_bytes, show_figures};
 use crate::planned::show_plan;
 use crate::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::requests::merge_request;
 
-pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &MergeArgs, world: &World<'_>) -> Result<Outcome, Error> {
     if args.plan.is_none() && (args.shares.shard.is_some() || args.shares.finish) {
         return Err(Error::usage_with_hint(
             "all shares must come from one plan, so `--shard` and `--finish` need `--plan`",
@@ -41,17 +40,17 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     };
     let work = || SharedWork { execution: &args.execution, command: merge_command(args) };
     if let Some(choice) = args.shares.shard {
-        return run_share(&work(), (choice, &plan), world, messages);
+        return run_share(&work(), (choice, &plan), world);
     }
     if args.shares.finish {
-        return run_finish(&work(), &plan, world, messages);
+        return run_finish(&work(), &plan, world);
     }
     let options = execute_options(&args.execution);
     let cx = world.context(args.execution.memory.0);
     // What cannot be kept is refused before the work.
     let sums = args.keep_sums.as_ref().map(|folder| prepare_sums(&plan, folder, options.replace, &cx)).transpose()?;
     if args.dry_run {
-        show_plan(&plan, args.execution.memory.0, world, messages)?;
+        show_plan(&plan, args.execution.memory.0, world)?;
         return Ok(Outcome::Done);
     }
     // A mistyped path is found before the work, not after it.
@@ -64,12 +63,12 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     let mut text = String::new();
     for (i, outcome) in outcomes.iter().enumerate() {
         text.push_str(&describe(outcome));
-        note_distance(outcome, messages);
+        note_distance(outcome, world);
         if let Some(target) = &against {
             let comparison = compare(outcome, target, args.execution.memory.0, world)?;
             document["outputs"][i]["against"] = comparison.document();
             text.push_str(&comparison.text());
-            comparison.remarks().iter().for_each(|remark| messages.note(remark));
+            comparison.remarks().iter().for_each(|remark| world.note(remark));
         }
     }
     text.push_str(&next_steps(&outcomes));
@@ -80,9 +79,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         text.push_str(&format!("{what} in `{}`: {planes} of doubles, {size}\n", folder.display()));
         document["sums"] = json!({"path": folder, "n_planes": kept.n_planes, "n_bytes": kept.n_bytes});
     }
-    messages.json(&document);
-    messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&document, &text))
 }
 
 /// The plan of a mean with one more checkpoint.
@@ -167,7 +164,7 @@ fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePl
 }
 
 /// A note where the sources of a merge are so far apart that they may not be of one run.
-fn note_distance(outcome: &MergeOutcome, messages: &Messages) {
+fn note_distance(outcome: &MergeOutcome, world: &World<'_>) {
     /// Two unrelated models of equal norms are 71 % of it away from their mean; checkpoints of one run a few percent.
     const FAR: f64 = 0.5;
     let receipt = &outcome.receipt;
@@ -176,7 +173,7 @@ fn note_distance(outcome: &MergeOutcome, messages: &Messages) {
         .filter(|share| outcome.compared.is_none() && receipt.plan.rule.is_none() && *share > FAR);
     if let Some(share) = share {
         let (path, percent) = (outcome.path.display(), show_figures(share * 100.0));
-        messages.note(format!(
+        world.note(format!(
             "`{path}` is {percent} % of the norm away from its newest checkpoint: these may not be checkpoints of one run"
         ));
     }

@@ -8,10 +8,10 @@ use thalweg_merge::align::align_sources;
 use thalweg_merge::diff::{CheckpointDiff, diff_checkpoints, find_obstacle};
 use thalweg_merge::engine::{MergeOutcome, open_sources};
 use thalweg_merge::plan::MergePlan;
+use thalweg_study::text::or_dash;
 
 use crate::error::Error;
 use crate::host::World;
-use crate::options::or_dash;
 
 /// Refuses a checkpoint of which no tensor can be compared with the outputs, before the work.
 pub(crate) fn check_target(

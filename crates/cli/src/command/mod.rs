@@ -39,3 +39,10 @@ pub(crate) enum Outcome {
     /// The answer is no: exit code 1.
     No,
 }
+
+impl Outcome {
+    /// Whether the answer is yes.
+    pub(crate) fn when(is_yes: bool) -> Self {
+        if is_yes { Self::Done } else { Self::No }
+    }
+}

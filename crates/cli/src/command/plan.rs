@@ -13,7 +13,6 @@ use crate::args::PlanArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::planned::show_plan;
 use crate::recipe::{plan_of_recipe, recipe_of};
 use crate::requests::merge_request;
@@ -21,7 +20,7 @@ use crate::requests::merge_request;
 /// The output that a plan names by default.
 const DEFAULT_OUTPUT: &str = "merged";
 
-pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &PlanArgs, world: &World<'_>) -> Result<Outcome, Error> {
     if let Some(path) = &args.out {
         check_new_document(&world.storage, path, PLAN_FILE)?;
     }
@@ -40,19 +39,19 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Re
         let run = world.context(args.execution.memory.0);
         plan.seen_sources = see_sources(&open_sources(&plan, &run)?, &*world.storage)?;
         publish_file(&*world.storage, path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
-        messages.note(format!(
+        world.note(format!(
             "the plan is in `{}`; `thalweg merge --plan {}` executes it",
             path.display(),
             shell_path(path)
         ));
     }
-    show_plan(&plan, args.execution.memory.0, world, messages)?;
+    show_plan(&plan, args.execution.memory.0, world)?;
     if named.is_none() {
         let example = args.out.as_ref().map_or_else(
             || "`thalweg merge ... -o OUT` makes the merge".to_owned(),
             |path| format!("`thalweg merge --plan {} -o OUT` writes elsewhere", shell_path(path)),
         );
-        messages.note(format!(
+        world.note(format!(
             "no output was named, so the plan says `{DEFAULT_OUTPUT}`: `--merged OUT` names another; {example}"
         ));
     }

@@ -15,32 +15,30 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, execute_options};
-use crate::messages::Messages;
 use crate::policy::describe_policy;
 use crate::run::{log_words, spike_line};
 
-pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &RecoverArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let request = request(args)?;
     let resolver = world.resolver();
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     let search = search_run(&trajectory)?;
     if search.spikes.is_empty() {
-        messages.json(&recovery_document(&trajectory, &search, None));
-        messages.text(&looked_at(&trajectory, &search));
+        world.answer(&recovery_document(&trajectory, &search, None), &looked_at(&trajectory, &search));
         return Ok(Outcome::No);
     }
     let cx = world.context(args.execution.memory.0);
     let restart = Restart::propose(&request, (&trajectory, &search), &resolver, &cx)?;
     let restart = restart.write(&request, execute_options(&args.execution), &resolver, &cx)?;
-    messages.json(&recovery_document(&trajectory, &search, Some(&restart)));
+    world.messages.json(&recovery_document(&trajectory, &search, Some(&restart)));
     let Restart { plan, policy, outcome } = &restart;
     let mut text = looked_at(&trajectory, &search);
     describe_proposal(&mut text, args, &request.scheme, plan, policy);
     text.extend(outcome.iter().map(describe));
-    messages.text(&text);
-    plan.notes.iter().for_each(|note| messages.note(note));
+    world.messages.text(&text);
+    plan.notes.iter().for_each(|note| world.note(note));
     if plan.sources.len() == 1 && args.out.is_some() {
-        messages.note("nothing was written: one checkpoint is not a merge");
+        world.note("nothing was written: one checkpoint is not a merge");
     }
     Ok(Outcome::Done)
 }

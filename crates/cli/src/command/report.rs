@@ -21,14 +21,14 @@ use crate::args::ReportArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
+use crate::messages::document_of;
 use crate::options::show_gain;
 
-pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ReportArgs, world: &World<'_>) -> Result<Outcome, Error> {
     if find_study(&*world.storage, &args.path)?.is_none() {
         let below = find_studies_below(&*world.storage, &args.path)?;
         if !below.is_empty() {
-            return compare(args, &below, world, messages);
+            return compare(args, &below, world);
         }
     }
     let study = read_study(&*world.storage, &args.path)?;
@@ -40,19 +40,13 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
     check_new_document(&world.storage, &page, PAGE_FILE)?;
     publish_file(&*world.storage, &table, to_csv(&study).as_bytes(), TABLE_FILE)?;
     publish_file(&*world.storage, &page, render_study_with(&study, &attachments).as_bytes(), PAGE_FILE)?;
-    messages.json(&study_document(&study, &page, &table));
     let summary = summary_text(&study);
-    messages.text(&format!("{summary}\nThe page is `{}`, the table `{}`.\n", page.display(), table.display()));
-    Ok(Outcome::Done)
+    let text = format!("{summary}\nThe page is `{}`, the table `{}`.\n", page.display(), table.display());
+    Ok(world.answer(&study_document(&study, &page, &table), &text))
 }
 
 /// How the runs of several studies compare if all were annealed.
-fn compare(
-    args: &ReportArgs,
-    below: &[(String, StudyFiles)],
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+fn compare(args: &ReportArgs, below: &[(String, StudyFiles)], world: &World<'_>) -> Result<Outcome, Error> {
     if let Some(file) = args.with.first() {
         let hint = "leave out `--with`, or give the folder of one study";
         return Err(Error::usage_with_hint(format!("a comparison has no page for `{}`", file.display()), hint));
@@ -67,14 +61,13 @@ fn compare(
     }
     let items_of = |name: &str, end_step: u64| read_items(&*world.storage, &args.path.join(name), end_step);
     let found = compare_runs(&runs, &items_of);
-    messages.json(&json!({"kind": "thalweg-comparison", "version": 1, "comparisons": found}));
+    let mut text: String = found.iter().map(comparison_text).collect();
     if found.is_empty() {
         let n = counted(below.len(), "study");
-        messages.text(&format!("{n}: no two have forecasts of the same anneal at equal tokens (`watch --forecast`)\n"));
-        return Ok(Outcome::No);
+        text = format!("{n}: no two have forecasts of the same anneal at equal tokens (`watch --forecast`)\n");
     }
-    messages.text(&found.iter().map(comparison_text).collect::<String>());
-    Ok(Outcome::Done)
+    world.answer(&document_of("thalweg-comparison", &json!({"comparisons": found})), &text);
+    Ok(Outcome::when(!found.is_empty()))
 }
 
 fn comparison_text(one: &RunComparison) -> String {

@@ -7,16 +7,15 @@ use crate::args::ServeArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::serve::Waits;
 use crate::serve::open::open_server;
 
-pub(crate) fn run(args: &ServeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ServeArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let server = open_server(&args.path, &args.at, args.port, (Waits::No, world))?;
-    messages.json_line(&json!({
+    world.messages.json_line(&json!({
         "kind": "thalweg-serve", "version": 1, "path": args.path, "url": server.url, "n_studies": server.site().n_studies(),
     }));
-    messages.text(&format!(
+    world.messages.text(&format!(
         "{} in `{}` at {} (read-only; press Ctrl-C to stop)\n",
         counted(server.site().n_studies(), "study"),
         args.path.display(),

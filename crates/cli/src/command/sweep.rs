@@ -8,6 +8,7 @@ use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::own::merges_in;
 use thalweg_storage::guard::check_place;
 use thalweg_study::sweep::{Keep, SweepRequest, SweepTrial};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
 use crate::args::SweepArgs;
@@ -16,10 +17,9 @@ use crate::error::Error;
 use crate::host::{World, command_without};
 use crate::merge_shares::{SharedWork, run_finish, run_share};
 use crate::merged::execute;
-use crate::messages::Messages;
 use crate::planned::show_plan;
 
-pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &SweepArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     let sweep = resolver.sweep(&request(args), &trajectory).map_err(with_counts)?;
@@ -38,11 +38,11 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
         ));
     }
     if is_scored {
-        return super::sweep_scored::run(args, &trajectory, &sweep, world, messages);
+        return super::sweep_scored::run(args, &trajectory, &sweep, world);
     }
     let plan = sweep.plan()?;
     if args.dry_run {
-        show_plan(&plan, args.execution.memory.0, world, messages)?;
+        show_plan(&plan, args.execution.memory.0, world)?;
         return Ok(Outcome::Done);
     }
     if let Some(first) = sweep.trials.first() {
@@ -52,27 +52,26 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
     let work =
         || SharedWork { execution: &args.execution, command: command_without(&["--shard"], &["--finish", "--json"]) };
     if let Some(choice) = args.shares.shard {
-        return run_share(&work(), (choice, &plan), world, messages);
+        return run_share(&work(), (choice, &plan), world);
     }
     if args.shares.finish {
-        return run_finish(&work(), &plan, world, messages);
+        return run_finish(&work(), &plan, world);
     }
     let outcomes = execute(&plan, &args.execution, world)?;
-    messages.json(&document(&sweep.trials, &outcomes));
-    messages.text(&table(&args.out, &sweep.trials, &outcomes));
-    tell_beyond(&args.out, &outcomes, world, messages)?;
+    world.answer(&document(&sweep.trials, &outcomes), &table(&args.out, &sweep.trials, &outcomes));
+    tell_beyond(&args.out, &outcomes, world)?;
     Ok(Outcome::Done)
 }
 
 /// Says what this sweep did not do, and what else is in its folder.
-fn tell_beyond(folder: &Path, outcomes: &[MergeOutcome], world: &World<'_>, messages: &Messages) -> Result<(), Error> {
-    messages.note("nothing was scored: add `--suite FILE` or `--eval-command CMD` to find the best of these merges");
+fn tell_beyond(folder: &Path, outcomes: &[MergeOutcome], world: &World<'_>) -> Result<(), Error> {
+    world.note("nothing was scored: add `--suite FILE` or `--eval-command CMD` to find the best of these merges");
     let mut others = merges_in(&*world.storage, &world.storage.canonical_path(folder)?)?;
     others.retain(|path| outcomes.iter().all(|outcome| outcome.path != *path));
     if let Some(first) = others.first() {
         let name = first.file_name().unwrap_or_default().display();
         let (folder, others) = (folder.display(), counted(others.len(), "merge"));
-        messages.note(format!("`{folder}` also holds {others} of earlier sweeps, such as `{name}`"));
+        world.note(format!("`{folder}` also holds {others} of earlier sweeps, such as `{name}`"));
     }
     Ok(())
 }
@@ -162,7 +161,7 @@ fn table(out: &Path, trials: &[SweepTrial], outcomes: &[MergeOutcome]) -> String
     for (trial, outcome) in trials.iter().zip(outcomes) {
         let end = trial.end_step();
         let distance = outcome.receipt.distance_to_newest();
-        let distance = distance.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.6}"));
+        let distance = or_dash(distance, |distance| format!("{distance:.6}"));
         let scheme = &trial.output.scheme;
         let (n, name) = (trial.output.sources.len(), &trial.name);
         let _ = writeln!(text, "{end:>10} {n:>5} {scheme:<16} {distance:>14}  {name}");

@@ -10,6 +10,7 @@ use thalweg_study::study_answer::answer_word;
 use thalweg_study::sweep::{
     ComparedBest, EarlierSweep, Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep,
 };
+use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
@@ -18,9 +19,8 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{World, command_line};
 use crate::merged::{execute_options, from_here};
-use crate::messages::Messages;
 use crate::meter::ScoringMeter;
-use crate::options::{or_dash, show_cost, show_gain, show_signed_range};
+use crate::options::{show_cost, show_gain, show_signed_range};
 use crate::scoring::{make_evaluator, open_suites, tell_cost};
 
 pub(super) fn run(
@@ -28,9 +28,8 @@ pub(super) fn run(
     trajectory: &Trajectory,
     sweep: &Sweep,
     world: &World<'_>,
-    messages: &Messages,
 ) -> Result<Outcome, Error> {
-    let suites = open_suites(&args.scoring, args.report_suite.as_deref(), world, messages)?;
+    let suites = open_suites(&args.scoring, args.report_suite.as_deref(), world)?;
     if let Some(budget) = args.budget_evaluations {
         sweep.check_evaluations(budget)?;
     }
@@ -39,15 +38,15 @@ pub(super) fn run(
     let cx = world.quiet_context(args.execution.memory.0);
     check_sweep_places(sweep, keep, &args.out, &cx)?;
     let from = (&*sweep.any_checkpoint()?, Some(&*args.out));
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
     let (n_raws, n_trials) = (sweep.raws.len(), sweep.trials.len());
     let n_models = n_raws + n_trials;
     let what = format!("{} and {}", counted(n_trials, "merge"), counted(n_raws, "raw checkpoint"));
-    tell_cost(&*evaluator, (n_models, &what), messages);
+    tell_cost(&*evaluator, (n_models, &what), world);
     if args.dry_run {
         return Ok(Outcome::Done);
     }
-    let meter = ScoringMeter::new(messages, n_models, "models");
+    let meter = ScoringMeter::new(world.messages, n_models, "models");
     let options = SweepOptions {
         title: format!("Sweep of {}", args.run_path.display()),
         command: command_line(),
@@ -60,9 +59,7 @@ pub(super) fn run(
     // The merges that are kept are written with a bar.
     let writing = world.context(args.execution.memory.0);
     let outcome = run_sweep(sweep, trajectory, &mut *evaluator, options, &writing)?;
-    messages.json(&document(&outcome));
-    messages.text(&table(&args.out, &outcome));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document(&outcome), &table(&args.out, &outcome)))
 }
 
 fn document(SweepOutcome { record, earlier, .. }: &SweepOutcome) -> serde_json::Value {

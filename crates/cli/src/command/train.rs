@@ -19,7 +19,7 @@ use crate::meter::{Meter, Urgency};
 use crate::options::show_count;
 use crate::train_config::read_config_text;
 
-pub(crate) fn run(args: &TrainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &TrainArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let text = read_config_text(&args.config, world)?;
     let folder = args.config.parent().unwrap_or(Path::new("")).to_owned();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(args.config.file_stem().unwrap_or_default()));
@@ -29,13 +29,11 @@ pub(crate) fn run(args: &TrainArgs, world: &World<'_>, messages: &Messages) -> R
     let outcomes = match parse_train_file(&text, &args.config)? {
         TrainFile::Run(mut config) => {
             find_start(&mut config, &folder, world)?;
-            vec![train_one(&config, &folder, &out, world, messages)?]
+            vec![train_one(&config, &folder, &out, world)?]
         }
-        TrainFile::Grid(grid) => train_many(&grid, &folder, &out, world, messages)?,
+        TrainFile::Grid(grid) => train_many(&grid, &folder, &out, world)?,
     };
-    messages.json(&document(&outcomes));
-    messages.text(&outcomes.iter().map(describe).collect::<String>());
-    Ok(Outcome::Done)
+    Ok(world.answer(&document(&outcomes), &outcomes.iter().map(describe).collect::<String>()))
 }
 
 /// Resolves the checkpoint that a run starts from. Like any checkpoint, it may be a revision, also in the local Hugging
@@ -49,32 +47,20 @@ fn find_start(config: &mut TrainConfig, folder: &Path, world: &World<'_>) -> Res
     Ok(())
 }
 
-fn train_one(
-    config: &TrainConfig,
-    folder: &Path,
-    out: &Path,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<TrainOutcome, Error> {
+fn train_one(config: &TrainConfig, folder: &Path, out: &Path, world: &World<'_>) -> Result<TrainOutcome, Error> {
     check_run_folder(&*world.storage, out, config)?;
     let data = TrainData::load(config, folder, &*world.storage)?;
     for domain in &data.domains {
         let (name, documents) = (domain.name(), counted(domain.n_documents(), "document"));
-        messages.detail(format!("data `{name}`: {documents}, {} tokens", show_count(domain.n_tokens())));
+        world.messages.detail(format!("data `{name}`: {documents}, {} tokens", show_count(domain.n_tokens())));
     }
     let job = TrainJob { config, config_folder: folder, run_path: out, data: &data };
-    let watcher = StepWatcher::new(messages);
+    let watcher = StepWatcher::new(world.messages);
     Ok(train(&job, &watcher, &world.context(SUMMING_MEMORY_BYTES))?)
 }
 
-fn train_many(
-    grid: &Grid,
-    folder: &Path,
-    out: &Path,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Vec<TrainOutcome>, Error> {
-    let watcher = CellWatcher { messages, meter: Meter::new(messages, "{spinner} {msg}") };
+fn train_many(grid: &Grid, folder: &Path, out: &Path, world: &World<'_>) -> Result<Vec<TrainOutcome>, Error> {
+    let watcher = CellWatcher { messages: world.messages, meter: Meter::new(world.messages, "{spinner} {msg}") };
     Ok(train_grid(grid, folder, out, &watcher, &world.context(SUMMING_MEMORY_BYTES))?)
 }
 

@@ -12,22 +12,21 @@ use crate::args::VerifyArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 /// Verification holds one small buffer a thread; the limit is never met.
 const MEMORY_BYTES: u64 = 256_000_000;
 
-pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &VerifyArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let path = world.find_checkpoint(&args.path)?;
     let merges = merges_in(&*world.storage, &path)?;
     if !merges.is_empty() {
-        return verify_all(&merges, args, world, messages);
+        return verify_all(&merges, args, world);
     }
     let found = verify(&path, args, world)?;
-    messages.json(&found.document(scope(args)));
-    tell(&args.path, &found, messages);
-    messages.text(&text(&args.path, args, &found));
-    Ok(if found.is_equal() { Outcome::Done } else { Outcome::No })
+    world.messages.json(&found.document(scope(args)));
+    tell(&args.path, &found, world);
+    world.messages.text(&text(&args.path, args, &found));
+    Ok(Outcome::when(found.is_equal()))
 }
 
 fn scope(args: &VerifyArgs) -> VerifyScope {
@@ -39,7 +38,7 @@ fn verify(path: &Path, args: &VerifyArgs, world: &World<'_>) -> Result<Verificat
 }
 
 /// Verifies each merge of a sweep. One that cannot be read does not keep the others from being verified.
-fn verify_all(merges: &[PathBuf], args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+fn verify_all(merges: &[PathBuf], args: &VerifyArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let (mut rows, mut is_equal, mut fault) = (Vec::new(), true, None);
     for path in merges {
         match verify(path, args, world) {
@@ -48,32 +47,31 @@ fn verify_all(merges: &[PathBuf], args: &VerifyArgs, world: &World<'_>, messages
                 let mut row = found.document(scope(args));
                 row["path"] = json!(path);
                 rows.push(row);
-                tell(path, &found, messages);
-                messages.text(&text(path, args, &found));
+                tell(path, &found, world);
+                world.messages.text(&text(path, args, &found));
             }
             Err(error) => {
                 rows.push(json!({"path": path, "equal": false, "fault": error.to_string()}));
-                messages.text(&format!("`{}` cannot be verified: {error}\n", path.display()));
+                world.messages.text(&format!("`{}` cannot be verified: {error}\n", path.display()));
                 fault.get_or_insert(error);
             }
         }
     }
     let is_equal = is_equal && fault.is_none();
-    messages.json(&json!({"kind": "thalweg-verify", "version": 1, "equal": is_equal, "merges": rows}));
+    world.messages.json(&json!({"kind": "thalweg-verify", "version": 1, "equal": is_equal, "merges": rows}));
     match fault {
         Some(error) => Err(error),
-        None if is_equal => Ok(Outcome::Done),
-        None => Ok(Outcome::No),
+        None => Ok(Outcome::when(is_equal)),
     }
 }
 
 /// Notes what the verdict does not cover.
-fn tell(path: &Path, found: &Verification, messages: &Messages) {
+fn tell(path: &Path, found: &Verification, world: &World<'_>) {
     if !found.compared_bytes {
-        messages.note("this output was made with `--digest none`: sizes and headers were compared, not bytes");
+        world.note("this output was made with `--digest none`: sizes and headers were compared, not bytes");
     }
     if !found.strays.is_empty() {
-        messages.note(format!(
+        world.note(format!(
             "`{}` also holds {}, which the receipt does not list: other programs may load it instead",
             path.display(),
             shown_names(&found.strays)

@@ -12,9 +12,9 @@ use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::record::SuiteRow;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
-    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, PreparedSums, TargetCrossing, UnscoredModel,
-    WatchEnds, WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher,
-    keep_watching, score_once,
+    Bests, KeepOptions, MakeEvaluator, Notice, OnceScores, PreparedSums, TargetCrossing, UnscoredModel, WatchEnds,
+    WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher, keep_watching,
+    score_once,
 };
 use thalweg_tensor::counted;
 
@@ -25,7 +25,7 @@ use crate::eval_external::check_command;
 use crate::eval_requests::{OpenRequests, RequestEvaluator, check_request_command, tell_workers_to_end};
 use crate::host::{World, command_line};
 use crate::merged::execute_options;
-use crate::messages::Messages;
+use crate::messages::document_of;
 use crate::notify::{Notifier, Target};
 use crate::options::{show_bytes, show_gain};
 use crate::requests::anneal_question;
@@ -36,9 +36,9 @@ use crate::serve::{Server, Waits};
 /// Merges that a person reads one by one; JSON has all of them.
 const MAX_ROWS: usize = 40;
 
-pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &WatchArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_options(args)?;
-    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let suites = open_suites(&args.scoring, None, world)?;
     let resolver = world.resolver();
     let cx = world.context(args.execution.memory.0);
     // A run that does not exist yet may begin later.
@@ -49,32 +49,30 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
     let folder = watcher.request().folder.clone();
     let open_requests = OpenRequests::default();
     let make = |like: &Path| {
+        let contexts = (world, &quiet);
         let evaluator = match (&args.eval_requests, &args.scoring.eval_command) {
             (Some(requests), Some(command)) => {
                 let (place, limit) = ((&**requests, &**command), args.scoring.eval_timeout);
-                RequestEvaluator::new(place, limit, &open_requests, (world, &quiet), messages)
+                RequestEvaluator::new(place, limit, &open_requests, contexts)
                     .map(|evaluator| Box::new(evaluator) as Box<dyn Evaluator>)
             }
-            _ => {
-                let (from, contexts) = ((like, Some(&*folder)), (world, &quiet));
-                make_evaluator(&args.scoring, &suites, from, contexts, messages)
-            }
+            _ => make_evaluator(&args.scoring, &suites, (like, Some(&*folder)), contexts),
         };
-        evaluator.map_err(|error| thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() })
+        evaluator.map_err(Error::of_evaluator)
     };
     let make: Option<MakeEvaluator<'_>> = if args.scoring.is_given() { Some(&make) } else { None };
     std::thread::scope(|scope| {
         let targets = args.notify.iter().cloned().map(Target::Hook);
         let targets = targets.chain(args.notify_command.iter().cloned().map(Target::Command)).collect();
-        let notifier = Notifier::start(scope, targets, (world, messages));
+        let notifier = Notifier::start(scope, targets, world);
         let rows = watcher.rows();
         let forecasts = rows.iter().filter(|row| row.event == WatchEvent::Forecast).cloned().collect();
         let (bests, target, request) = (Bests::of(rows), args.target, watcher.request().clone());
         let news = News { notifier, bests, forecasts, target, request, world };
         if args.once {
-            return watch_once(args, &mut watcher, make, (news, messages));
+            return watch_once(args, &mut watcher, make, news);
         }
-        watch_on(args, &mut watcher, (make, &open_requests), (news, messages))
+        watch_on(args, &mut watcher, (make, &open_requests), news)
     })
 }
 
@@ -116,10 +114,10 @@ fn watch_on(
     args: &WatchArgs,
     watcher: &mut Watcher<'_>,
     (make, open_requests): (Option<MakeEvaluator<'_>>, &OpenRequests),
-    (mut news, messages): (News<'_>, &Messages),
+    mut news: News<'_>,
 ) -> Result<Outcome, Error> {
     let (world, folder) = (news.world, watcher.request().folder.clone());
-    let _server = args.serve.map(|port| serve_page(args, &folder, port, (world, messages))).transpose()?;
+    let _server = args.serve.map(|port| serve_page(args, &folder, port, world)).transpose()?;
     let options = KeepOptions {
         poll_seconds: args.poll.0,
         heartbeat_seconds: args.heartbeat.0,
@@ -128,13 +126,13 @@ fn watch_on(
         scoring_state: &|| open_requests.describe(&*world.storage),
         is_over: &|| args.until.as_ref().is_some_and(|path| world.storage.file_info(path).is_ok()),
         tell: &mut |what| {
-            messages.clear_bar();
+            world.messages.clear_bar();
             match &what {
                 WatchNews::Looked(pass) => news.looked(pass),
                 WatchNews::Scored(rows) => news.scored(rows),
                 _ => {}
             }
-            tell(what, messages);
+            tell(what, world);
         },
     };
     keep_watching(watcher, options)?;
@@ -145,15 +143,10 @@ fn watch_on(
 }
 
 /// Serves the page of the folder until the watcher ends.
-fn serve_page(
-    args: &WatchArgs,
-    folder: &Path,
-    ServePort(port): ServePort,
-    (world, messages): (&World<'_>, &Messages),
-) -> Result<Server, Error> {
+fn serve_page(args: &WatchArgs, folder: &Path, ServePort(port): ServePort, world: &World<'_>) -> Result<Server, Error> {
     let server = open_server(folder, &args.at, port, (Waits::Yes, world))?;
-    messages.json_line(&json!({"kind": "thalweg-serve", "version": 1, "path": folder, "url": server.url}));
-    messages.text(&format!("the page is at {}\n", server.url));
+    world.messages.json_line(&document_of("thalweg-serve", &json!({"path": folder, "url": server.url})));
+    world.messages.text(&format!("the page is at {}\n", server.url));
     Ok(server)
 }
 
@@ -161,8 +154,9 @@ fn watch_once(
     args: &WatchArgs,
     watcher: &mut Watcher<'_>,
     make: Option<MakeEvaluator<'_>>,
-    (mut news, messages): (News<'_>, &Messages),
+    mut news: News<'_>,
 ) -> Result<Outcome, Error> {
+    let world = news.world;
     let pass = watcher.bring_up_to_date()?;
     news.looked(&pass);
     let (mut scored, mut once) = (Vec::new(), OnceScores::default());
@@ -175,11 +169,10 @@ fn watch_once(
     let mut document = document(&pass);
     document["scored"] = json!(scored);
     document["unscored"] = json!(once.failed.iter().map(unscored_row).collect::<Vec<_>>());
-    messages.json(&document);
-    messages.text(&table(args, &pass));
-    messages.text(&score_lines(&scored));
-    tell_prepared(&watcher.prepare()?, messages);
-    finish(&pass, &once, messages)
+    world.answer(&document, &table(args, &pass));
+    world.messages.text(&score_lines(&scored));
+    tell_prepared(&watcher.prepare()?, world);
+    finish(&pass, &once, world)
 }
 
 fn check_options(args: &WatchArgs) -> Result<(), Error> {
@@ -214,46 +207,43 @@ fn find_or_wait(args: &WatchArgs, resolver: &Resolver<'_>) -> PathBuf {
 }
 
 /// Says what happened, as text and as lines of JSON.
-fn tell(news: WatchNews<'_>, messages: &Messages) {
+fn tell(news: WatchNews<'_>, world: &World<'_>) {
     match news {
         WatchNews::Looked(pass) => {
             let mut document = document(pass);
             let made = |one: &&WatchedOutput| !one.was_done;
-            document["outputs"] = json!(pass.outputs.iter().filter(made).map(output_row).collect::<Vec<_>>());
-            messages.json_line(&document);
-            messages.text(&made_lines(pass));
-            for failed in &pass.failed {
-                messages.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
-            }
+            document["outputs"] = json!(pass.outputs.iter().filter(made).collect::<Vec<_>>());
+            world.messages.json_line(&document);
+            world.messages.text(&made_lines(pass));
+            tell_failed(pass, world);
             if let Some((first, last)) = pass.vanished_steps.first().zip(pass.vanished_steps.last()) {
                 let which = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
-                messages.note(format!(
+                world.note(format!(
                     "{which} disappeared: the newest windows reach further back; `--hold` keeps checkpoints"
                 ));
             }
         }
         WatchNews::Prepared(prepared) => {
-            let made = prepared.iter().filter_map(prepared_row);
-            let made: Vec<serde_json::Value> = made.collect();
+            let made: Vec<serde_json::Value> = prepared.iter().filter_map(prepared_row).collect();
             if !made.is_empty() {
-                messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "prepared": made}));
+                world.messages.json_line(&line(json!({"prepared": made})));
             }
-            tell_prepared(prepared, messages);
+            tell_prepared(prepared, world);
         }
         WatchNews::Scored(rows) => {
-            messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "scored": rows}));
-            messages.text(&score_lines(rows));
+            world.messages.json_line(&line(json!({"scored": rows})));
+            world.messages.text(&score_lines(rows));
         }
         WatchNews::Trouble(error) => {
             let hint = error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
-            messages.note(format!("{error}{hint}; trying again"));
+            world.note(format!("{error}{hint}; trying again"));
         }
         WatchNews::Unscored(model) => {
-            messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "unscored": [unscored_row(model)]}));
-            tell_unscored(model, messages);
+            world.messages.json_line(&line(json!({"unscored": [unscored_row(model)]})));
+            tell_unscored(model, world);
         }
-        WatchNews::Late(error) => messages.note(error),
-        WatchNews::Heartbeat(beat) => messages.progress_line(beat),
+        WatchNews::Late(error) => world.note(error),
+        WatchNews::Heartbeat(beat) => world.messages.progress_line(beat),
     }
 }
 
@@ -262,13 +252,14 @@ fn prepared_row(one: &PreparedSums) -> Option<serde_json::Value> {
     Some(json!({"scheme": one.scheme, "n_checkpoints": one.n_checkpoints, "bytes": n_bytes}))
 }
 
-fn tell_prepared(prepared: &[PreparedSums], messages: &Messages) {
+fn tell_prepared(prepared: &[PreparedSums], world: &World<'_>) {
     for PreparedSums { scheme, n_checkpoints, outcome } in prepared {
         match outcome {
-            HeadOutcome::Made { n_bytes } => messages
+            HeadOutcome::Made { n_bytes } => world
+                .messages
                 .text(&format!("prepared the next {scheme} of {n_checkpoints}: {} on disk\n", show_bytes(*n_bytes))),
             HeadOutcome::Impossible(why) => {
-                messages.note(format!("the next {scheme} of {n_checkpoints} cannot be prepared: {why}"));
+                world.note(format!("the next {scheme} of {n_checkpoints} cannot be prepared: {why}"));
             }
             HeadOutcome::Known | HeadOutcome::Abandoned => {}
         }
@@ -279,9 +270,9 @@ fn unscored_row(model: &UnscoredModel) -> serde_json::Value {
     json!({"name": model.name, "end_step": model.end_step, "error": model.error.to_string()})
 }
 
-fn tell_unscored(model: &UnscoredModel, messages: &Messages) {
+fn tell_unscored(model: &UnscoredModel, world: &World<'_>) {
     let hint = model.error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
-    messages.note(format!("`{}` is not scored: {}{hint}", model.name, model.error));
+    world.note(format!("`{}` is not scored: {}{hint}", model.name, model.error));
 }
 
 /// A line for each end that has new merges.
@@ -367,14 +358,18 @@ fn forecast(args: &WatchArgs, (resolver, world): (&Resolver<'_>, &World<'_>)) ->
     Ok(WatchForecast { question: anneal_question(&args.anneal), own_cases, truths })
 }
 
+fn tell_failed(pass: &WatchPass, world: &World<'_>) {
+    for failed in &pass.failed {
+        world.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
+    }
+}
+
 /// Says which merges could not be made, and which models could not be scored. Either makes the command fail, after the
 /// others were made.
-fn finish(pass: &WatchPass, once: &OnceScores, messages: &Messages) -> Result<Outcome, Error> {
-    for failed in &pass.failed {
-        messages.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
-    }
-    once.failed.iter().for_each(|model| tell_unscored(model, messages));
-    once.late.iter().for_each(|error| messages.note(error));
+fn finish(pass: &WatchPass, once: &OnceScores, world: &World<'_>) -> Result<Outcome, Error> {
+    tell_failed(pass, world);
+    once.failed.iter().for_each(|model| tell_unscored(model, world));
+    once.late.iter().for_each(|error| world.note(error));
     if let Some(first) = pass.failed.first() {
         let n_all = pass.failed.len() + pass.outputs.len();
         let what = format!("{} of {} could not be made", pass.failed.len(), counted(n_all, "merge"));
@@ -392,25 +387,16 @@ fn finish(pass: &WatchPass, once: &OnceScores, messages: &Messages) -> Result<Ou
     Ok(Outcome::Done)
 }
 
-fn output_row(one: &WatchedOutput) -> serde_json::Value {
-    json!({
-        "path": one.path, "end_step": one.end_step, "scheme": one.scheme, "n_checkpoints": one.n_checkpoints,
-        "bytes_read": one.bytes_read, "was_done": one.was_done, "digest": one.digest,
-    })
+/// A line of what happened.
+fn line(news: serde_json::Value) -> serde_json::Value {
+    document_of("thalweg-watch", &news)
 }
 
 fn document(pass: &WatchPass) -> serde_json::Value {
-    let failed = |one: &FailedMerge| json!({"path": one.path, "error": one.error});
-    json!({
-        "kind": "thalweg-watch", "version": 1,
-        "outputs": pass.outputs.iter().map(output_row).collect::<Vec<_>>(),
-        "failed": pass.failed.iter().map(failed).collect::<Vec<_>>(),
-        "skipped": pass.skipped.iter()
-            .map(|one| json!({"n_checkpoints": one.n_checkpoints, "end_steps": one.steps})).collect::<Vec<_>>(),
-        "needed_steps": pass.needed_steps,
-        "vanished_steps": pass.vanished_steps,
-        "bytes_read": pass.bytes_read,
-    })
+    line(json!({
+        "outputs": pass.outputs, "failed": pass.failed, "skipped": pass.skipped, "needed_steps": pass.needed_steps,
+        "vanished_steps": pass.vanished_steps, "bytes_read": pass.bytes_read,
+    }))
 }
 
 fn table(args: &WatchArgs, pass: &WatchPass) -> String {
@@ -421,8 +407,7 @@ fn table(args: &WatchArgs, pass: &WatchPass) -> String {
         let _ = writeln!(text, "{:>10} {:>5} {:<16} folder in `{}`", "end step", "N", "scheme", args.out.display());
     }
     for one in made.iter().take(MAX_ROWS) {
-        let name = one.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let _ = writeln!(text, "{:>10} {:>5} {:<16} {name}", one.end_step, one.n_checkpoints, one.scheme);
+        let _ = writeln!(text, "{:>10} {:>5} {:<16} {}", one.end_step, one.n_checkpoints, one.scheme, one.name());
     }
     if made.len() > MAX_ROWS {
         let _ = writeln!(text, "and {} more", made.len() - MAX_ROWS);

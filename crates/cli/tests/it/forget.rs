@@ -354,7 +354,7 @@ fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
     // Another schedule would leave its configs, and take what was trained by the first.
     check(&scratch, &command("focused").replace("-o focused", "-o uniform"), 2, &["`uniform` holds `schedule.json`"]);
     check(&scratch, &command("focused").replace("-o focused", "-o run"), 2, &["not of this schedule", "`-o`"]);
-    check(&scratch, &command("random"), 2, &["policies are uniform, focused, intensive, similar"]);
+    check(&scratch, &command("random"), 2, &["possible values: uniform, focused, intensive, similar"]);
     std::fs::write(scratch.path().join("focused/0001-a-train.toml"), "mine").unwrap();
     check(&scratch, &command("focused"), 2, &["0001-a-train.toml"]);
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::items::{TaskItems, sums};
 use super::results::ExternalResults;
 use super::score::{ExternalScore, unpaired_gain};
@@ -48,22 +50,23 @@ impl std::fmt::Display for Verdict {
 }
 
 /// The gain of one model over another on one score.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExternalComparison {
     /// As in [`ExternalScore::task`].
     pub task: String,
     /// What it is based on.
+    #[serde(skip)]
     pub pairing: Pairing,
     /// Of b over a; positive is better, whatever the direction of the score.
     pub gain: f64,
-    /// Items that were compared, if known.
-    pub n: Option<u64>,
     /// Standard error of the gain, if known.
     pub standard_error: Option<f64>,
     /// 95 % interval by Student's t; by the normal distribution where items are not paired.
     pub interval_95: Option<[f64; 2]>,
     /// The smallest difference that such a comparison finds with probability [`POWER`].
     pub smallest_difference: Option<f64>,
+    /// Items that were compared, if known.
+    pub n: Option<u64>,
     /// Two-sided.
     pub p_value: Option<f64>,
     /// The same after Holm's adjustment; see [`adjust_results`].

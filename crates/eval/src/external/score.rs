@@ -1,9 +1,10 @@
 //! A score that another program gave, and what is known of its name.
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// A score that another program gave.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExternalScore {
     /// The task, with the metric after a slash where the file has several.
     pub task: String,

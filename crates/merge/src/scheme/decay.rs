@@ -30,7 +30,7 @@ use super::real::{Approximation, RealMath, round_correctly};
 use crate::{Coefficients, Ratio};
 
 /// Form of the imitated learning-rate decay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecayCurve {
     /// f(t) = 1 - t.

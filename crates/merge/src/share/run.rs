@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::Share;
 use super::division::Division;
 use super::names::ShareFile;
@@ -20,7 +22,8 @@ use crate::stage::{StagedOutput, note_stages};
 use crate::workers::wait_together;
 
 /// What became of a share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ShareState {
     /// It was done now.
     Done,
@@ -31,7 +34,7 @@ pub enum ShareState {
 }
 
 /// What became of a share of one output.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct ShareOutcome {
     /// The output's folder.
     pub path: PathBuf,
@@ -46,6 +49,7 @@ pub struct ShareOutcome {
     /// How long it took.
     pub seconds: f64,
     /// Shares without a record, once this one is done.
+    #[serde(skip)]
     pub missing: Vec<usize>,
 }
 

@@ -4,6 +4,7 @@
 use super::{Attachment, Picture, optional, real, refusal, score_words, shown};
 use crate::document::Field;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, Series};
+use crate::text::or_dash;
 
 /// Corners of the parabola.
 const N_CORNERS: u32 = 40;
@@ -61,12 +62,12 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
 }
 
 fn percent(share: Option<&f64>) -> String {
-    share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share))
+    or_dash(share, |share| format!("{:.0} %", 100.0 * share))
 }
 
 /// A gain with its sign.
 fn signed(gain: Option<f64>) -> String {
-    gain.map_or_else(|| "-".to_owned(), |gain| format!("{gain:+.4}"))
+    or_dash(gain, |gain| format!("{gain:+.4}"))
 }
 
 fn shares_of(line: &Field<'_>, key: &str) -> Result<Vec<f64>, String> {

@@ -5,19 +5,14 @@ use thalweg_eval::recall::RecallMeasure;
 
 use super::{Attachment, Picture, optional, real, shown};
 use crate::document::Field;
+use crate::forget::ReplayPlace;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, SCHEME_CLASSES, Series};
 use crate::text::show_whole;
+use crate::values::unique;
 
 /// Measures in the table.
 const IN_TABLE: [RecallMeasure; 4] =
     [RecallMeasure::Ex, RecallMeasure::In, RecallMeasure::PerplexityOfEntities, RecallMeasure::Perplexity];
-
-/// Where a score was taken within a schedule of replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Midway,
-    After,
-}
 
 /// One model.
 struct Model {
@@ -28,7 +23,7 @@ struct Model {
     /// Value and standard error of each measure, in the order of [`RecallMeasure::ALL`].
     values: [Option<(f64, Option<f64>)>; 6],
     retention: Option<f64>,
-    place: Option<Place>,
+    place: Option<ReplayPlace>,
 }
 
 pub(super) fn read_curve(document: &Field<'_>) -> Result<Attachment, String> {
@@ -73,8 +68,8 @@ fn model(row: &Field<'_>) -> Result<Model, String> {
     }
     let place = match text("replay")?.as_deref() {
         None => None,
-        Some("midway") => Some(Place::Midway),
-        Some("after") => Some(Place::After),
+        Some("midway") => Some(ReplayPlace::Midway),
+        Some("after") => Some(ReplayPlace::After),
         Some(other) => return Err(format!("`replay` is `{}`", thalweg_tensor::display_name(other))),
     };
     Ok(Model {
@@ -90,11 +85,7 @@ fn model(row: &Field<'_>) -> Result<Model, String> {
 
 impl Model {
     fn cells(&self, has_arms: bool) -> Vec<String> {
-        let place = match self.place {
-            Some(Place::Midway) => ", midway",
-            Some(Place::After) => ", after a replay",
-            None => "",
-        };
+        let place = self.place.map_or_else(String::new, |place| format!(", {place}"));
         let name = format!("{}{place}", self.window.as_deref().unwrap_or("checkpoint"));
         let value = |measure: &RecallMeasure| {
             let i = RecallMeasure::ALL.iter().position(|one| one == measure);
@@ -121,12 +112,7 @@ fn chart_of(models: &[Model], i: usize, measure: RecallMeasure) -> Option<Chart>
     let with_value = || models.iter().filter(|model| model.values[i].is_some());
     with_value().next()?;
     let has_tokens = models.iter().all(|model| model.tokens.is_some());
-    let mut names: Vec<String> = Vec::new();
-    for model in with_value() {
-        if !names.contains(&model.series()) {
-            names.push(model.series());
-        }
-    }
+    let names = unique(with_value().map(Model::series));
     let series = names.iter().take(1 + SCHEME_CLASSES.len()).enumerate().map(|(n, name)| {
         let own = with_value().filter(|model| model.series() == *name);
         let mut points: Vec<ChartPoint> = own.filter_map(|model| point_of(model, (i, measure), has_tokens)).collect();
@@ -155,6 +141,6 @@ fn point_of(model: &Model, (i, measure): (usize, RecallMeasure), has_tokens: boo
     let error_text = error.map_or_else(String::new, |error| format!(", standard error {error:.4}"));
     let title = format!("{}\nstep {}{tokens}\n{} {value:.4}{error_text}", model.series(), model.step, measure.title());
     let x = model.tokens.filter(|_| has_tokens).unwrap_or(model.step) as f64;
-    let is_hollow = model.place == Some(Place::After);
+    let is_hollow = model.place == Some(ReplayPlace::After);
     Some(ChartPoint { is_hollow, ..ChartPoint::new(x, value, title).with_error(error) })
 }

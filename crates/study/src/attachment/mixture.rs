@@ -4,6 +4,7 @@
 use super::{Attachment, Picture, optional, real, score_words, shown};
 use crate::document::Field;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, RangeRow, Series};
+use crate::text::or_dash;
 
 /// Scores that have a picture.
 const MAX_CHARTS: usize = 9;
@@ -133,7 +134,7 @@ fn validation_cells(row: &Field<'_>) -> Result<Vec<String>, String> {
         row.at("measure").text()?.to_owned(),
         row.at("n").whole()?.to_string(),
         real(optional(row.at("spearman"), Field::correlation)?),
-        interval.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:.2} to {high:.2}")),
+        or_dash(interval, |[low, high]| format!("{low:.2} to {high:.2}")),
         real(optional(row.at("top_quartile_spearman"), Field::correlation)?),
         real(optional(row.at("recovery"), Field::real)?),
     ])

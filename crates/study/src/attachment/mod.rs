@@ -23,6 +23,7 @@ use crate::Error;
 use crate::document::{DocumentKind, Field, kind_of};
 use crate::study_view::measure_words;
 use crate::svg::{Chart, RangeRow};
+use crate::text::or_dash;
 
 /// The largest document that is read.
 const MAX_BYTES: u64 = 64 << 20;
@@ -67,16 +68,12 @@ type Reader = (DocumentKind, fn(&Field<'_>) -> Result<Attachment, String>);
 
 /// All documents that a page takes.
 const READERS: [Reader; 5] = [
-    (kind("a law of merging", "thalweg-merge-law"), law::read_law),
-    (kind("a search for a mixture", "thalweg-mix-search"), mixture::read_search),
-    (kind("a validation of mixtures", "thalweg-mix-validation"), mixture::read_validation),
-    (kind("a curve of forgetting", "thalweg-forget-curve"), forgetting::read_curve),
-    (kind("an extrapolation", "thalweg-extrapolation"), extrapolation::read_extrapolation),
+    (DocumentKind::new("a law of merging", "thalweg-merge-law", 1), law::read_law),
+    (DocumentKind::new("a search for a mixture", "thalweg-mix-search", 1), mixture::read_search),
+    (DocumentKind::new("a validation of mixtures", "thalweg-mix-validation", 1), mixture::read_validation),
+    (DocumentKind::new("a curve of forgetting", "thalweg-forget-curve", 1), forgetting::read_curve),
+    (DocumentKind::new("an extrapolation", "thalweg-extrapolation", 1), extrapolation::read_extrapolation),
 ];
-
-const fn kind(what: &'static str, kind: &'static str) -> DocumentKind {
-    DocumentKind { what, kind, version: 1 }
-}
 
 /// Reads what `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` printed with `--json`.
 ///
@@ -105,7 +102,7 @@ pub fn read_attachment(storage: &dyn Storage, path: &Path) -> Result<Attachment,
 
 /// A number with four digits after the point, or a dash.
 fn real(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |x| format!("{x:.4}"))
+    or_dash(value, |x| format!("{x:.4}"))
 }
 
 /// A score as people read it: `code/nats_per_token` as `code, nats per token`.

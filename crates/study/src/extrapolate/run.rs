@@ -21,6 +21,8 @@ use crate::explain::measure_gram;
 use crate::record::{CostRow, GainRow, ScoreRow, SuiteRow};
 use crate::request::{OutputOptions, Resolver};
 use crate::sweep::deciding;
+use crate::text::name_of;
+use crate::values::unique;
 
 /// What the method is, for every document.
 pub(crate) const METHOD: &str = "Extra-Merge-like: the paper's coefficient rule is not public in code";
@@ -326,11 +328,7 @@ fn output_of(
     out: &std::path::Path,
 ) -> Result<OutputPlan, Error> {
     let sources: Vec<SourceRef> = composed.sources.iter().map(PlanSource::source).collect();
-    let name = match direction {
-        Direction::Pc1 => "pc1",
-        Direction::Secant => "secant",
-    };
-    let scheme = format!("extrapolation:{name}:{alpha:.3}");
+    let scheme = format!("extrapolation:{}:{alpha:.3}", name_of(direction));
     let newest = composed.policy.newest;
     resolver.output_plan((&sources, newest), (&composed.coefficients()?, scheme), options, out)
 }
@@ -461,27 +459,21 @@ impl<'a> Judged<'a> {
     /// The gains on the suite that decides, and on each other one by the score that is most like the one that decides.
     fn gains(&self) -> Vec<GainsRow> {
         let scores = &self.chosen.scores;
-        let mut suites: Vec<&str> = Vec::new();
-        for score in &scores.tasks {
-            if !suites.contains(&score.suite.as_str()) {
-                suites.push(&score.suite);
-            }
-        }
-        let row = |suite: &&str| {
-            let of_suite = || scores.tasks.iter().filter(|score| score.suite == *suite);
+        let row = |suite: &str| {
+            let of_suite = || scores.tasks.iter().filter(|score| score.suite == suite);
             let alike = |score: &&TaskScore| score.task == self.decides.task && score.measure == self.decides.measure;
             let measure = |score: &&TaskScore| score.measure == self.decides.measure;
             let score = of_suite().find(alike).or_else(|| of_suite().find(measure)).or_else(|| of_suite().next())?;
             let over = |other: &ModelScores| score.gain_over(other.find(score)?);
             Some(GainsRow {
-                suite: (*suite).to_owned(),
+                suite: suite.to_owned(),
                 score: score.label(),
                 is_held_out: score.suite != self.decides.suite,
                 over_best_average: over(self.best_average.1),
                 over_newest_point: over(&self.at_zero.scores),
             })
         };
-        suites.iter().filter_map(row).collect()
+        unique(scores.tasks.iter().map(|score| score.suite.as_str())).into_iter().filter_map(row).collect()
     }
 
     /// Why the plain mean is kept, if it is.

@@ -5,27 +5,22 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
-use crate::document::Lines;
+use crate::document::{DocumentKind, Lines};
 
-/// `kind` of a case.
-pub const CASE_KIND: &str = "thalweg-forecast-case";
-/// How a file of cases is recognised before it is replaced.
-pub(crate) const CASE_FILE: OwnKind<'_> = OwnKind::json("a file of forecast cases", CASE_KIND);
-/// `version` of the cases that this program writes and reads.
-pub const CASE_VERSION: u64 = 1;
+/// The lines of a file of cases.
+pub(crate) const CASES: DocumentKind = DocumentKind::new("a file of forecast cases", "thalweg-forecast-case", 1);
 /// The most cases that are read.
 const MAX_CASES: usize = 100_000;
 
 /// One anneal and the windows of the constant branch that end where it ends; one line of a file of cases.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Case {
-    /// Always [`CASE_KIND`].
+    /// Always `thalweg-forecast-case`.
     pub kind: String,
-    /// Always [`CASE_VERSION`].
+    /// Always 1.
     pub version: u64,
     /// The run: cases of one run are not independent.
     pub run: String,
@@ -152,11 +147,7 @@ pub fn read_case_file(storage: &dyn Storage, path: &Path) -> Result<Vec<Case>, E
 const CASE_HINT: &str = "`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases";
 
 fn read_case(_: usize, line: &str) -> Result<Case, String> {
-    let case: Case = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
-    if case.kind != CASE_KIND || case.version != CASE_VERSION {
-        let (kind, version) = (&case.kind, case.version);
-        return Err(format!("`{kind}` version {version}, not a `{CASE_KIND}` version {CASE_VERSION}"));
-    }
+    let case: Case = CASES.parse(line.as_bytes())?;
     let numbers = [case.raw, case.full, case.half, case.thin, case.truth.unwrap_or(0.0), case.floor];
     if !numbers.iter().all(|number| number.is_finite()) {
         return Err("a score is not a number".to_owned());
@@ -180,5 +171,5 @@ pub(crate) fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator
         }
     }
     let text: String = known.iter().map(|case| case.to_line() + "\n").collect();
-    Ok(publish_file(storage, path, text.as_bytes(), CASE_FILE)?)
+    Ok(publish_file(storage, path, text.as_bytes(), CASES.file())?)
 }

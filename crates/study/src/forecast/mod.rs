@@ -18,8 +18,8 @@ use thalweg_merge::scheme::{Scheme, SchemeParameters};
 use thalweg_trajectory::{Phase, Trajectory, TrajectoryCheckpoint};
 
 use self::calibrate::Calibration;
-use self::case::{CASE_KIND, CASE_VERSION, Case, read_cases};
-use self::request::{ForecastRequest, Probes, Refusal, curve_name, find_probes};
+use self::case::{CASES, Case, read_cases};
+use self::request::{ForecastRequest, Probes, Refusal, find_probes};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::propose::{Choices, propose};
@@ -27,6 +27,7 @@ use crate::record::{ForecastRow, ProposalRow};
 use crate::resample::resampled_values;
 use crate::select::window_output;
 use crate::sweep::{ScoredTrial, SweepTrial, WindowInterval, score_trials};
+use crate::text::name_of;
 use crate::window_fit::{ScoredWindow, Unsupported, Weighing};
 
 /// Cases of the lab that come with the program; `runs/forecast` makes them.
@@ -128,23 +129,15 @@ fn rests_on(case: &Case, calibration: Option<&Calibration>) -> String {
 /// A case without scores.
 fn case_of(trajectory: &Trajectory, request: &ForecastRequest, probes: &Probes) -> Case {
     Case {
-        kind: CASE_KIND.to_owned(),
-        version: CASE_VERSION,
+        kind: CASES.kind.to_owned(),
+        version: CASES.version,
         run: trajectory.path().display().to_string(),
         end_step: request.end_step,
         anneal_steps: request.anneal_steps,
-        curve: curve_name(request.curve).to_owned(),
+        curve: name_of(request.curve),
         floor: request.floor,
-        task: String::new(),
-        measure: String::new(),
-        higher_is_better: false,
         n_checkpoints: probes.full.len(),
-        raw: 0.0,
-        full: 0.0,
-        half: 0.0,
-        thin: 0.0,
-        standard_error: None,
-        truth: None,
+        ..Case::default()
     }
 }
 

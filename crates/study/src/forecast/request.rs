@@ -207,15 +207,6 @@ pub(crate) struct Probes {
     pub thin: Vec<TrajectoryCheckpoint>,
 }
 
-/// The name of a curve as the command line has it.
-pub fn curve_name(curve: DecayCurve) -> &'static str {
-    match curve {
-        DecayCurve::Linear => "linear",
-        DecayCurve::Cosine => "cosine",
-        DecayCurve::OneMinusSqrt => "1-sqrt",
-    }
-}
-
 /// Finds the windows, or says why the run cannot answer.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_trajectory::Trajectory;
 use thalweg_trajectory::check_new_document;
 
-use super::case::{CASE_FILE, Case, add_cases};
+use super::case::{CASES, Case, add_cases};
 use super::request::{AnnealQuestion, ForecastRequest, Refusal};
 use super::{ForecastOutcome, forecast_anneal};
 use crate::Error;
@@ -55,7 +55,7 @@ pub fn check_forecast_places(options: &ForecastOptions<'_>, cx: &RunContext<'_>)
         check_study_folder(&cx.storage, folder)?;
     }
     if let Some((path, _)) = &options.save_cases {
-        check_new_document(&cx.storage, path, CASE_FILE)?;
+        check_new_document(&cx.storage, path, CASES.file())?;
     }
     Ok(())
 }

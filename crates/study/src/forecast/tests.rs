@@ -3,9 +3,10 @@
 use thalweg_merge::scheme::DecayCurve;
 
 use super::calibrate::Calibration;
-use super::case::{CASE_KIND, CASE_VERSION, Case, read_cases};
+use super::case::{CASES, Case, read_cases};
 use super::lab_cases;
-use super::request::{Refusal, curve_name};
+use super::request::Refusal;
+use crate::text::name_of;
 
 /// Numbers between -1 and 1 that look random and are the same each time.
 fn wobble(i: usize, k: usize) -> f64 {
@@ -21,12 +22,12 @@ fn made(i: usize, noise: f64) -> Case {
     let full = raw - gain;
     let curve = if i.is_multiple_of(3) { DecayCurve::OneMinusSqrt } else { DecayCurve::Linear };
     let mut case = Case {
-        kind: CASE_KIND.to_owned(),
-        version: CASE_VERSION,
+        kind: CASES.kind.to_owned(),
+        version: CASES.version,
         run: format!("run-{}", i % 4),
         end_step: 1000 + 100 * (i as u64 % 5),
         anneal_steps: 100 + 50 * (i as u64 % 4),
-        curve: curve_name(curve).to_owned(),
+        curve: name_of(curve),
         floor: 0.0,
         task: "stories".to_owned(),
         measure: "nats_per_token".to_owned(),

@@ -5,21 +5,21 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::{Value, json};
 use thalweg_eval::EvalTokenizer;
 use thalweg_eval::recall::ProbeOptions;
 use thalweg_eval::tokens::TokenizedText;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 
 use super::entities::EntityRecord;
 use super::titles::TitleFinder;
 use crate::Error;
+use crate::document::DocumentKind;
 use crate::resample::SplitMix;
 
-const PROBES_KIND: &str = "thalweg-forget-probes";
-/// How a file of probes is recognised before it is replaced.
-pub const PROBES_FILE: OwnKind<'_> = OwnKind::json("a file of probes", PROBES_KIND);
+/// The lines of a file of probes.
+pub const PROBES: DocumentKind = DocumentKind::new("a file of probes", "thalweg-forget-probes", 1);
 /// Tokens by which a cut is widened at most: the tokens of a text that begins or ends there may be others.
 const MAX_SLACK: usize = 8;
 
@@ -37,11 +37,13 @@ pub struct BuildOptions {
 }
 
 /// Lines of a file of probes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct BuiltProbes {
     /// The lines.
+    #[serde(skip)]
     pub lines: String,
     /// Samples with an entity.
+    #[serde(rename = "n_samples")]
     pub n_probes: usize,
     /// Entities that have a sample.
     pub n_entities: usize,
@@ -89,14 +91,7 @@ pub fn build_probes(
     let n_places = places.len();
     let mut random = SplitMix::new(options.seed);
     random.shuffle(&mut places);
-    let mut built = BuiltProbes {
-        lines: String::new(),
-        n_probes: 0,
-        n_entities: 0,
-        n_general: 0,
-        n_places,
-        n_documents: documents.len(),
-    };
+    let mut built = BuiltProbes { n_places, n_documents: documents.len(), ..BuiltProbes::default() };
     add_probes(&mut built, places, (&documents, entities), tokenizer, options)?;
     if built.n_probes == 0 {
         let tokens = options.tokens;
@@ -157,8 +152,8 @@ fn add_probes(
 /// A line of the file.
 fn line(id: &str, text: &str, entities: Value, tokens: ProbeOptions) -> String {
     let row = json!({
-        "kind": PROBES_KIND,
-        "version": 1,
+        "kind": PROBES.kind,
+        "version": PROBES.version,
         "prompt_tokens": tokens.prompt_tokens,
         "decode_tokens": tokens.decode_tokens,
         "id": id,

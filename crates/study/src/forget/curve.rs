@@ -10,6 +10,7 @@ use thalweg_tensor::display_name;
 use super::schedule::{ReplayPlace, ReplaySteps};
 use super::score::{ForgetModelRow, ForgetRecord, PairedRow};
 use crate::Error;
+use crate::values::mean;
 
 /// Scores of one run, or of one policy of replay beside others.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +75,7 @@ pub struct ForgottenRow {
 }
 
 /// Merges of one window beside their newest checkpoints, over all ends.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct KeptRow {
     /// The arm, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,13 +167,11 @@ fn mean_of_checkpoints(model: &ForgetModelRow, raw: &BTreeMap<u64, &ForgetModelR
     }
     let members: Option<Vec<&ForgetModelRow>> = model.steps.iter().map(|step| raw.get(&(*step)?).copied()).collect();
     let Some(members) = members.filter(|members| !members.is_empty()) else { return BTreeMap::new() };
-    let mean = |measure: &RecallMeasure| {
+    let of_measure = |measure: &RecallMeasure| {
         let values: Option<Vec<f64>> = members.iter().map(|member| member.value(*measure)).collect();
-        let values = values?;
-        let n = values.len() as f64;
-        Some((measure.name().to_owned(), values.iter().sum::<f64>() / n))
+        Some((measure.name().to_owned(), mean(&values?)))
     };
-    RecallMeasure::ALL.iter().filter_map(mean).collect()
+    RecallMeasure::ALL.iter().filter_map(of_measure).collect()
 }
 
 fn kept_rows(
@@ -188,11 +187,7 @@ fn kept_rows(
             arm: arm.cloned(),
             window: window.clone(),
             measure: measure.name().to_owned(),
-            n_ends: 0,
-            mean_difference: 0.0,
-            n_above: 0,
-            n_below: 0,
-            mean_over_checkpoints: None,
+            ..KeptRow::default()
         };
         let (mut over_checkpoints, mut n_over) = (0.0, 0.0);
         for (_, model) in models.iter().filter(|(_, model)| model.window.as_ref() == Some(window)) {

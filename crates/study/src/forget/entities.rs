@@ -7,18 +7,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 
 use super::titles::TitleFinder;
 use crate::Error;
 use crate::document::{DocumentKind, Lines};
 
-/// `kind` of each line of a file of entities.
-const ENTITY_KIND: &str = "thalweg-forget-entities";
-const ENTITY_VERSION: u64 = 1;
-const ENTITY: DocumentKind = DocumentKind { what: "an entity", kind: ENTITY_KIND, version: ENTITY_VERSION };
-/// How such a file is recognised before it is replaced.
-pub const ENTITIES_FILE: OwnKind<'_> = OwnKind::json("a file of entities", ENTITY_KIND);
+/// The lines of a file of entities.
+pub const ENTITIES: DocumentKind = DocumentKind::new("a file of entities", "thalweg-forget-entities", 1);
 /// The longest title that is looked for; longer lines are refused.
 const MAX_TITLE_BYTES: usize = 512;
 /// The largest file of titles or entities.
@@ -43,7 +38,7 @@ pub struct EntityRecord {
 }
 
 /// What was counted and chosen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EntitySet {
     /// Titles that were counted.
     pub n_titles: usize,
@@ -85,8 +80,8 @@ pub fn choose_entities(
     let (in_corpus, in_reference) = (count(corpus)?, count(reference)?);
     let chosen = choose(&in_corpus, &in_reference);
     let record = |i: usize| EntityRecord {
-        kind: ENTITY_KIND.to_owned(),
-        version: ENTITY_VERSION,
+        kind: ENTITIES.kind.to_owned(),
+        version: ENTITIES.version,
         entity: names[i].to_owned(),
         entity_type: titles[names[i]].clone(),
         n_corpus: in_corpus[i],
@@ -164,10 +159,7 @@ pub fn read_entities(storage: &dyn Storage, path: &Path) -> Result<Vec<EntityRec
 }
 
 fn read_entity(line: &str) -> Result<EntityRecord, String> {
-    let entity: EntityRecord = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
-    if let Some(what) = ENTITY.fault_of_line(&entity.kind, entity.version) {
-        return Err(what);
-    }
+    let entity: EntityRecord = ENTITIES.parse(line.as_bytes())?;
     match entity.entity.len() {
         1..=MAX_TITLE_BYTES => Ok(entity),
         n => Err(format!("an entity has 1 to {MAX_TITLE_BYTES} bytes, not {n}")),

@@ -16,14 +16,14 @@ mod schedule;
 mod score;
 mod titles;
 
-pub use build::{BuildOptions, BuiltProbes, PROBES_FILE, build_probes, open_tokenizer};
+pub use build::{BuildOptions, BuiltProbes, PROBES, build_probes, open_tokenizer};
 pub use curve::{CurveTable, CurveTableRow, ForgetArm, ForgottenRow, KeptRow, forget_curve};
-pub use entities::{ENTITIES_FILE, EntityRecord, EntitySet, choose_entities, read_entities};
+pub use entities::{ENTITIES, EntityRecord, EntitySet, choose_entities, read_entities};
 pub use models::{ForgetModel, ForgetRequest};
 pub use outputs::score_outputs;
 pub use replay::{ReplayCorpora, ReplayCycle, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, plan_replay};
-pub use schedule::{ReplayPlace, ReplaySteps, SCHEDULE_FILE, SCHEDULE_KIND, SCHEDULE_VERSION, read_schedule};
+pub use schedule::{ReplayPlace, ReplaySteps, SCHEDULE, read_schedule};
 pub use score::{
-    ForgetModelRow, ForgetOptions, ForgetRecord, ItemRow, MeasureRow, PairedRow, SCORES_FILE, TypeRow, read_scores,
+    ForgetModelRow, ForgetOptions, ForgetRecord, ItemRow, MeasureRow, PairedRow, SCORES, TypeRow, read_scores,
     score_models,
 };

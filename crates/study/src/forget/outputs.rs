@@ -10,9 +10,12 @@ use thalweg_tensor::{display_name, part_of};
 
 use super::score::{ForgetModelRow, ForgetRecord, ItemRow, Items, TypeRow, measured, new_record, paired};
 use crate::Error;
+use crate::document::Lines;
 
 /// The largest file that is read.
 const MAX_BYTES: u64 = 1 << 30;
+const OUTPUT_HINT: &str =
+    "a line is {\"model\": \"step 100\", \"step\": 100, \"id\": \"7:42\", \"output\": \" is Kalos.\"}";
 
 /// A line of the file.
 #[derive(Debug, Deserialize)]
@@ -133,23 +136,13 @@ fn read_answers(
             places.insert((sample.id.as_str(), entity), places.len());
         }
     }
-    let bytes = storage.read_file(path, MAX_BYTES)?;
-    let text = String::from_utf8_lossy(&bytes);
     let mut models: Vec<Answers> = Vec::new();
     let mut by_name: BTreeMap<String, usize> = BTreeMap::new();
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let refuse = |what: String| {
-            let hint =
-                "a line is {\"model\": \"step 100\", \"step\": 100, \"id\": \"7:42\", \"output\": \" is Kalos.\"}";
-            Error::request_with_hint(format!("`{}`, line {number}: {what}", path.display()), hint)
-        };
-        let line: OutputLine = serde_json::from_slice(line.as_bytes()).map_err(|error| refuse(error.to_string()))?;
+    let read = |_: usize, line: &str| {
+        let line: OutputLine = serde_json::from_slice(line.as_bytes()).map_err(|error| error.to_string())?;
+        let sample = display_name(&line.id);
         let Some(&place) = places.get(&(line.id.as_str(), line.entity)) else {
-            return Err(refuse(format!(
-                "the probes have no entity {} in a sample `{}`",
-                line.entity,
-                display_name(&line.id)
-            )));
+            return Err(format!("the probes have no entity {} in a sample `{sample}`", line.entity));
         };
         let model = *by_name.entry(line.model.clone()).or_insert_with(|| {
             models.push(Answers { model: line.model.clone(), step: line.step, is_recalled: vec![None; asked.len()] });
@@ -158,16 +151,17 @@ fn read_answers(
         match (models[model].step, line.step) {
             (Some(known), Some(step)) if known != step => {
                 let name = display_name(&line.model);
-                return Err(refuse(format!("model `{name}` has step {step} here and step {known} in an earlier line")));
+                return Err(format!("model `{name}` has step {step} here and step {known} in an earlier line"));
             }
             (known, step) => models[model].step = known.or(step),
         }
         let is_recalled = line.output.contains(asked[place].name);
         if models[model].is_recalled[place].replace(is_recalled).is_some() {
-            return Err(refuse(format!("there are two outputs of this model for sample `{}`", display_name(&line.id))));
+            return Err(format!("there are two outputs of this model for sample `{sample}`"));
         }
-    }
-    // Stable: models without steps keep their order.
+        Ok(())
+    };
+    Lines::of_file(storage, path, MAX_BYTES)?.read(usize::MAX, OUTPUT_HINT, read)?;
     models.sort_by_key(|model| model.step);
     Ok(models)
 }

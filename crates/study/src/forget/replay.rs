@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thalweg_eval::EvalTokenizer;
 use thalweg_lab::config::{CorpusPaths, Count, TrainConfig};
 use thalweg_lab::schedule::ScheduleKind;
@@ -16,10 +16,11 @@ use super::entities::EntityRecord;
 use super::titles::TitleFinder;
 use crate::Error;
 use crate::resample::SplitMix;
+use crate::text::name_of;
 use crate::train_config::{make_absolute, resume};
 
 /// What is replayed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplayPolicy {
     /// Random samples of the earlier corpus.
@@ -33,19 +34,6 @@ pub enum ReplayPolicy {
 }
 
 impl ReplayPolicy {
-    /// All, in the order of the help.
-    pub const ALL: [Self; 4] = [Self::Uniform, Self::Focused, Self::Intensive, Self::Similar];
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Uniform => "uniform",
-            Self::Focused => "focused",
-            Self::Intensive => "intensive",
-            Self::Similar => "similar",
-        }
-    }
-
     const fn needs_entities(self) -> bool {
         matches!(self, Self::Focused | Self::Intensive)
     }
@@ -53,7 +41,7 @@ impl ReplayPolicy {
 
 impl fmt::Display for ReplayPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&name_of(self))
     }
 }
 
@@ -373,7 +361,8 @@ mod tests {
 
     #[test]
     fn policies_cost_the_same_and_share_their_midways() {
-        let plans = ReplayPolicy::ALL.map(|policy| plan(policy, 20).unwrap());
+        use ReplayPolicy::{Focused, Intensive, Similar, Uniform};
+        let plans = [Uniform, Focused, Intensive, Similar].map(|policy| plan(policy, 20).unwrap());
         for plan in &plans {
             assert_eq!((plan.replay_steps, plan.end_step), (10, 160), "{}", plan.policy);
             assert!((plan.cost_factor - 100.0 / 90.0).abs() < 1e-12);

@@ -1,22 +1,18 @@
 //! The steps of a schedule of replay, read from the file that `forget replay` writes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
 use crate::document::{DocumentKind, Field, kind_of};
 
-/// `kind` of a schedule of replay.
-pub const SCHEDULE_KIND: &str = "thalweg-forget-replay";
-/// `version` of the schedules that this program writes.
-pub const SCHEDULE_VERSION: u64 = 1;
-/// How a schedule is recognised before it is replaced.
-pub const SCHEDULE_FILE: OwnKind<'_> = OwnKind::json("a schedule of replay", SCHEDULE_KIND);
+/// A schedule of replay.
+pub const SCHEDULE: DocumentKind = DocumentKind::new("a schedule of replay", "thalweg-forget-replay", 1);
 /// The largest schedule: it names every sample.
 const MAX_BYTES: u64 = 1 << 28;
 
@@ -28,6 +24,15 @@ pub enum ReplayPlace {
     Midway,
     /// Right after a replay, where recall is at the peak of a sawtooth.
     After,
+}
+
+impl fmt::Display for ReplayPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Midway => "midway",
+            Self::After => "after a replay",
+        })
+    }
 }
 
 /// Steps of a schedule.
@@ -59,11 +64,7 @@ pub fn read_schedule(storage: &dyn Storage, path: &Path) -> Result<ReplaySteps, 
     let bytes = storage.read_file(path, MAX_BYTES)?;
     let document: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     let (kind, version) = kind_of(&document);
-    DocumentKind { what: "a schedule of replay", kind: SCHEDULE_KIND, version: SCHEDULE_VERSION }.check(
-        Some(path),
-        kind,
-        version,
-    )?;
+    SCHEDULE.check(Some(path), kind, version)?;
     steps_of(&Field::root(&document)).map_err(refuse)
 }
 

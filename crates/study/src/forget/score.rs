@@ -11,7 +11,6 @@ use thalweg_eval::{EvalContext, Subject, TokenizerFiles};
 use thalweg_merge::context::RunContext;
 use thalweg_model::ModelConfig;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::display_name;
 
 use super::models::ForgetModel;
@@ -21,11 +20,8 @@ use crate::engine_evaluator::{merge_models, n_models_together};
 use crate::record::CostRow;
 use crate::request::Resolver;
 
-/// `kind` of a record of scores.
-const SCORES_KIND: &str = "thalweg-forget-scores";
-const SCORES_VERSION: u64 = 1;
-/// How a record of scores is recognised before it is replaced.
-pub const SCORES_FILE: OwnKind<'_> = OwnKind::json("a record of recall", SCORES_KIND);
+/// A record of what models recall.
+pub const SCORES: DocumentKind = DocumentKind::new("a record of recall", "thalweg-forget-scores", 1);
 /// Level of intervals.
 const LEVEL: f64 = 0.95;
 
@@ -201,8 +197,8 @@ pub fn score_models(
 /// A record without models.
 pub(super) fn new_record(probes: &ProbeFile, tokens: ProbeOptions, kept: &[bool]) -> ForgetRecord {
     ForgetRecord {
-        kind: SCORES_KIND.to_owned(),
-        version: SCORES_VERSION,
+        kind: SCORES.kind.to_owned(),
+        version: SCORES.version,
         probes: probes.path.clone(),
         probes_digest: probes.digest.to_string(),
         n_samples: probes.samples.len(),
@@ -362,12 +358,11 @@ pub fn read_scores(storage: &dyn Storage, path: &Path) -> Result<ForgetRecord, E
     let bytes = storage.read_file(path, MAX_BYTES)?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     let (kind, version) = kind_of(&value);
-    if kind != SCORES_KIND {
+    if kind != SCORES.kind {
         let kind: String = kind.chars().take(80).collect();
         return Err(refuse(format!("its kind is `{}`", display_name(&kind))));
     }
-    let scores = DocumentKind { what: "a record of recall", kind: SCORES_KIND, version: SCORES_VERSION };
-    scores.check(Some(path), kind, version)?;
+    SCORES.check(Some(path), kind, version)?;
     let record: ForgetRecord = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     if record.models.is_empty() {
         return Err(refuse("it has no models".to_owned()));

@@ -7,19 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thalweg_eval::external::quote_python_numbers;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::{display_name, parse_count};
 
 use crate::Error;
 use crate::document::{DocumentKind, Lines};
+use crate::values::mean;
 
-/// `kind` of the lines that `law curve` writes.
-pub(crate) const CURVE_KIND: &str = "thalweg-merge-curve";
-/// How such a file is recognised before it is replaced.
-pub(crate) const CURVE_FILE: OwnKind<'_> = OwnKind::json("a curve of losses", CURVE_KIND);
-/// `version` of the lines that this program writes.
-pub(crate) const CURVE_VERSION: u64 = 1;
-const CURVE: DocumentKind = DocumentKind { what: "a curve of losses", kind: CURVE_KIND, version: CURVE_VERSION };
+/// The lines that `law curve` writes.
+pub(crate) const CURVE: DocumentKind = DocumentKind::new("a curve of losses", "thalweg-merge-curve", 1);
 
 /// The most lines that are read.
 const MAX_RECORDS: usize = 1_000_000;
@@ -43,9 +38,9 @@ const POOL_NAMES: [&str; 3] = ["pool", "m", "pool_size"];
 /// A line as `law curve` writes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CurveRecord {
-    /// Always [`CURVE_KIND`].
+    /// Always `thalweg-merge-curve`.
     pub kind: String,
-    /// Always [`CURVE_VERSION`].
+    /// Always 1.
     pub version: u64,
     /// Models that were averaged; 0 is the base.
     pub k: u32,
@@ -79,7 +74,7 @@ pub struct Unit {
 impl Unit {
     /// Mean over the domains.
     pub(crate) fn macro_loss(&self) -> f64 {
-        self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
+        mean(&self.losses)
     }
 }
 
@@ -251,7 +246,8 @@ fn gather(rows: &[Row]) -> Result<Curve, (usize, String)> {
         let unit = found.entry(key).or_insert_with(|| (row.line, vec![None; domains.len()]));
         let domain = domains.binary_search(&row.domain).unwrap_or(0);
         if unit.1[domain].replace(row.loss).is_some() {
-            let what = format!("the subset `{}` at k = {} appears twice", display_name(&key_subset(row)), row.k);
+            let subset = display_name(row.subset.as_deref().unwrap_or_default());
+            let what = format!("the subset `{subset}` at k = {} appears twice", row.k);
             return Err((row.line, what));
         }
     }
@@ -267,10 +263,6 @@ fn gather(rows: &[Row]) -> Result<Curve, (usize, String)> {
         if k == 0 { curve.bases.push(unit) } else { curve.units.push(unit) }
     }
     Ok(curve)
-}
-
-fn key_subset(row: &Row) -> String {
-    row.subset.clone().unwrap_or_default()
 }
 
 /// Models that there are: as a line says, or as many as subsets name.

@@ -9,7 +9,7 @@ use thalweg_merge::plan::{OutputPlan, SourceRef};
 use thalweg_storage::publish::publish_file;
 use thalweg_trajectory::check_new_document;
 
-use super::curve::{CURVE_FILE, CURVE_KIND, CURVE_VERSION, CurveRecord};
+use super::curve::{CURVE, CurveRecord};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::CostRow;
@@ -88,7 +88,7 @@ pub fn run_curve(
     (resolver, cx): (&Resolver<'_>, &RunContext<'_>),
 ) -> Result<CurveOutcome, Error> {
     curve.check()?;
-    check_new_document(&cx.storage, &options.path, CURVE_FILE)?;
+    check_new_document(&cx.storage, &options.path, CURVE.file())?;
     let one = Coefficients::new([1], 1)?;
     let models = || curve.experts.iter().chain(&curve.base);
     let point =
@@ -113,8 +113,8 @@ pub fn run_curve(
         for domain in &domains {
             let Some(score) = scores.find(domain) else { continue };
             records.push(CurveRecord {
-                kind: CURVE_KIND.to_owned(),
-                version: CURVE_VERSION,
+                kind: CURVE.kind.to_owned(),
+                version: CURVE.version,
                 k: if is_base { 0 } else { u32::try_from(subset.len()).unwrap_or(u32::MAX) },
                 subset: if is_base { Vec::new() } else { (*subset).clone() },
                 pool: curve.experts.len(),
@@ -180,5 +180,5 @@ fn write_curve(records: &[CurveRecord], path: &Path, cx: &RunContext<'_>) -> Res
         format!("{value}\n")
     };
     let text: String = records.iter().map(line).collect();
-    Ok(publish_file(&*cx.storage, path, text.as_bytes(), CURVE_FILE)?)
+    Ok(publish_file(&*cx.storage, path, text.as_bytes(), CURVE.file())?)
 }

@@ -8,12 +8,12 @@ use thalweg_tensor::counted;
 
 use super::curve::{Curve, Unit};
 use super::forms::{Fitted, Form, FormRow, Levels, compete};
-use super::least_squares::mean;
-use super::outlook::{MarginalRow, ReachRow, StopRow, TargetRow, marginal_rows, reach_row, stop_row, target_row};
+use super::outlook::{MarginalRow, ReachRow, StopRow, TargetRow, marginal_gain, reach_row, stop_row, target_row};
 use super::sizes::{JointLaw, SizeLevels, SizeRow, fit_joint, size_rows};
 use super::three_points::{ThreePointRow, three_point_row};
 use crate::Error;
 use crate::resample::SplitMix;
+use crate::values::mean;
 
 /// What k counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -27,7 +27,7 @@ pub enum Axis {
 }
 
 /// What is asked of a curve.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LawQuestion {
     /// What k counts.
     pub axis: Axis,
@@ -49,23 +49,6 @@ pub struct LawQuestion {
     pub n_resamples: u32,
     /// Its seed.
     pub seed: u64,
-}
-
-impl Default for LawQuestion {
-    fn default() -> Self {
-        Self {
-            axis: Axis::Experts,
-            predict: Vec::new(),
-            target: None,
-            within: None,
-            least_gain: None,
-            pool: None,
-            points: None,
-            n_billions: None,
-            n_resamples: 1000,
-            seed: 0,
-        }
-    }
 }
 
 /// Mean loss of the merges of one number of models.
@@ -553,7 +536,8 @@ fn add_outlook(law: &mut MergeLaw, question: &LawQuestion, pool: Option<u32>) {
     law.targets = losses.map(|target| target_row(numbers, target, pool)).collect();
     law.stop = question.least_gain.map(|least| stop_row(law.a, law.b, least));
     let last = law.points.iter().map(|point| point.k).max().unwrap_or(1);
-    law.marginal = marginal_rows(law.a, law.b, last.min(MAX_ROWS));
+    let marginal = |k: u32| MarginalRow { k, gain: marginal_gain(law.a, law.b, k) };
+    law.marginal = (1..=last.min(MAX_ROWS)).map(marginal).collect();
 }
 
 fn domain_rows(curve: &Curve, groups: &[Group<'_>], form: Form) -> Vec<DomainRow> {
@@ -643,9 +627,14 @@ mod tests {
         fit_merge_law(&curve_of(losses), &question).unwrap()
     }
 
+    /// As the command asks.
+    fn asked() -> LawQuestion {
+        LawQuestion { n_resamples: 1000, ..LawQuestion::default() }
+    }
+
     #[test]
     fn the_published_curve_of_sixteen_domains_has_a_large_offset() {
-        let law = fit(&SIXTEEN_DOMAINS, LawQuestion { predict: vec![16], ..LawQuestion::default() });
+        let law = fit(&SIXTEEN_DOMAINS, LawQuestion { predict: vec![16], ..asked() });
         let (first, last) = (law.curve[0], law.curve[law.curve.len() - 1]);
         assert!((first.k - 2.0).abs() < 1e-12 && (last.k - 16.0).abs() < 1e-9, "{first:?} {last:?}");
         assert!(
@@ -673,12 +662,12 @@ mod tests {
         let loss = |k: u32| 0.7137 + 0.0783 / (f64::from(k) + 0.6875);
         assert!((loss(1) - 0.7599).abs() < 5e-4 && (loss(9) - 0.7221).abs() < 5e-4);
         let losses: Vec<(u32, f64)> = (1..=9).map(|k| (k, loss(k))).collect();
-        let law = fit(&losses, LawQuestion::default());
+        let law = fit(&losses, asked());
         assert!((law.b - 0.6875).abs() < 1e-5 && (law.a - 0.0783).abs() < 1e-7 && (law.l_inf - 0.7137).abs() < 1e-8);
         // Eight experts, all subsets: the closed form of 1, 2, 4 has b = -0.11 and gives k = 8 to the last digit.
         let eight = [2.2788, 2.1471, 2.1064, 2.0866, 2.0749, 2.0671, 2.0617, 2.0576];
         let losses: Vec<(u32, f64)> = (1..=8).zip(eight).collect();
-        let law = fit(&losses, LawQuestion::default());
+        let law = fit(&losses, asked());
         let three = law.three_point.unwrap();
         assert!((three.law.unwrap().b + 0.11).abs() < 0.01);
         let at = three.predictions.iter().find(|one| one.k == 8).unwrap();
@@ -700,7 +689,7 @@ mod tests {
     #[test]
     fn intervals_over_subsets_hold_the_planted_law_and_repeat_their_bits() {
         let curve = curve_with_subsets();
-        let question = LawQuestion { predict: vec![12], n_resamples: 200, ..LawQuestion::default() };
+        let question = LawQuestion { predict: vec![12], n_resamples: 200, ..asked() };
         let law = fit_merge_law(&curve, &question).unwrap();
         assert_eq!(law.bootstrap.as_ref().unwrap().over, "subsets");
         let holds =
@@ -725,7 +714,7 @@ mod tests {
             within: Some(0.1),
             least_gain: Some(0.01),
             predict: vec![8, 20],
-            ..LawQuestion::default()
+            ..asked()
         };
         let law = fit(&losses, question);
         let reach = law.reach.unwrap();
@@ -742,18 +731,18 @@ mod tests {
     fn checkpoints_of_one_run_have_a_best_number() {
         let losses: Vec<(u32, f64)> =
             [1, 2, 3, 4, 6, 8, 12, 16].map(|k| (k, 2.0 + 0.3 / f64::from(k) + 0.003 * (f64::from(k) - 1.0))).to_vec();
-        let law = fit(&losses, LawQuestion { axis: Axis::Checkpoints, ..LawQuestion::default() });
+        let law = fit(&losses, LawQuestion { axis: Axis::Checkpoints, ..asked() });
         // sqrt(0.3 / 0.003) - 0.
         assert!((law.optimum.unwrap() - 10.0).abs() < 1e-3, "{:?}", law.optimum);
         assert!((law.d.unwrap() - 0.003).abs() < 1e-7);
         // As experts they are told apart.
-        let law = fit(&losses, LawQuestion::default());
+        let law = fit(&losses, asked());
         assert!(law.warnings.iter().any(|warning| warning.contains("`--checkpoints`")), "{:?}", law.warnings);
     }
 
     #[test]
     fn curves_without_a_law_say_why_and_extrapolate_nothing() {
-        let predict = LawQuestion { predict: vec![2, 50], ..LawQuestion::default() };
+        let predict = LawQuestion { predict: vec![2, 50], ..asked() };
         let line: Vec<(u32, f64)> = (1..=6).map(|k| (k, 3.0 - 0.1 * f64::from(k))).collect();
         let law = fit(&line, predict.clone());
         assert!(law.refusal.unwrap().contains("b is at the end of its range, 30"));
@@ -771,7 +760,7 @@ mod tests {
             assert!(error.hint().is_some(), "{error}");
             error.to_string()
         };
-        let plain = LawQuestion::default();
+        let plain = asked();
         assert_eq!(
             error(&[(4, 2.0), (4, 2.1)], plain.clone()),
             "all losses are for k = 4, but a law needs 3 different k"
@@ -794,7 +783,7 @@ mod tests {
                 lines.push_str(&format!("{{\"k\": {k}, \"n\": {n}, \"loss\": {loss}}}\n"));
             }
         }
-        let question = LawQuestion { target: Some(0.3), n_resamples: 0, ..LawQuestion::default() };
+        let question = LawQuestion { target: Some(0.3), n_resamples: 0, ..asked() };
         let law = fit_merge_law(&read_curve(&lines).unwrap(), &question).unwrap();
         assert_eq!((law.n_billions, law.sizes.len()), (Some(14.0), 5));
         assert!((law.b - 0.4).abs() < 1e-5);
@@ -804,7 +793,7 @@ mod tests {
         let needed: Vec<Option<f64>> = law.sizes.iter().map(|size| size.k_for_target).collect();
         assert_eq!(needed[0], None);
         assert!(needed[3].unwrap() > needed[4].unwrap(), "{needed:?}");
-        let of_three = LawQuestion { n_billions: Some(3.0), ..LawQuestion::default() };
+        let of_three = LawQuestion { n_billions: Some(3.0), ..asked() };
         assert_eq!(fit_merge_law(&read_curve(&lines).unwrap(), &of_three).unwrap().n_billions, Some(3.0));
     }
 }

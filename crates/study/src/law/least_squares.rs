@@ -5,6 +5,8 @@
 
 use nalgebra::{DMatrix, DVector};
 
+use crate::values::mean;
+
 /// What is left of a column beside the others, as a share of it, if it is to have a coefficient.
 const LEAST_SHARE: f64 = 1e-12;
 
@@ -27,11 +29,6 @@ pub(super) struct LinearFit {
     pub(super) coefficients: Vec<f64>,
     /// Weighted sum of squared residuals.
     pub(super) rss: f64,
-}
-
-/// The mean of some numbers.
-pub(super) fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 /// Share of the variance of some numbers that is explained; 0 where they are equal.

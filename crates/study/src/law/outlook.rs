@@ -70,10 +70,6 @@ pub(super) fn marginal_gain(a: f64, b: f64, k: u32) -> f64 {
     a / ((f64::from(k) + b) * (f64::from(k) + 1.0 + b))
 }
 
-pub(super) fn marginal_rows(a: f64, b: f64, up_to: u32) -> Vec<MarginalRow> {
-    (1..=up_to).map(|k| MarginalRow { k, gain: marginal_gain(a, b, k) }).collect()
-}
-
 /// Where the next model gains less than `least_gain`, which is above 0.
 pub(super) fn stop_row(a: f64, b: f64, least_gain: f64) -> StopRow {
     /// More than anybody trains.

@@ -13,12 +13,13 @@ use thalweg_storage::publish::publish_file;
 use super::rank::mean_ranks;
 use super::ridge::{QuadraticFit, fit_quadratic};
 use super::space::{Component, MixSpace, Mixture, exact, fractions, round};
-use super::trials::{TRIAL_KIND, TRIAL_VERSION, TRIALS_FILE, TrialRecord};
+use super::trials::{TRIALS, TrialRecord};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
 use crate::request::Resolver;
 use crate::resample::SplitMix;
+use crate::values::mean;
 
 /// Mixtures that the predictor judges.
 const POOL: usize = 20_000;
@@ -155,7 +156,7 @@ pub fn search_mixtures(
     mut options: SearchOptions<'_>,
     (resolver, cx): (&Resolver<'_>, &RunContext<'_>),
 ) -> Result<SearchOutcome, Error> {
-    check_document(&*cx.storage, &options.path, TRIALS_FILE)?;
+    check_document(&*cx.storage, &options.path, TRIALS.file())?;
     let least = space.names().len() + 3;
     if options.given.is_none() && (options.n < least || options.rounds == 0) {
         return Err(Error::request_with_hint(
@@ -187,7 +188,7 @@ pub fn search_mixtures(
     });
     let predictor: Vec<PredictorRow> = predictor.collect();
     let lines: String = search.trials.iter().map(|trial| search.line(trial)).collect();
-    publish_file(&*cx.storage, &options.path, lines.as_bytes(), TRIALS_FILE)?;
+    publish_file(&*cx.storage, &options.path, lines.as_bytes(), TRIALS.file())?;
     Ok(SearchOutcome {
         general: space.general().to_owned(),
         beta: space.beta(),
@@ -382,8 +383,8 @@ impl Search<'_> {
     fn line(&self, trial: &Trial) -> String {
         let coefficients = fractions(&trial.mixture);
         let record = TrialRecord {
-            kind: TRIAL_KIND.to_owned(),
-            version: TRIAL_VERSION,
+            kind: TRIALS.kind.to_owned(),
+            version: TRIALS.version,
             round: Some(trial.round),
             data_shares: Some(self.space.by_name(&self.space.data_shares(&coefficients))),
             coefficients: Some(self.space.by_name(&coefficients)),
@@ -425,7 +426,7 @@ fn region_rows(region: &[Mixture], space: &MixSpace) -> Vec<RegionRow> {
 fn spread(values: impl Iterator<Item = f64>) -> (f64, [f64; 3]) {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let mean = mean(&values);
     let last = values.len().saturating_sub(1);
     (mean, [1, 5, 9].map(|tenth| values.get((last * tenth + 5) / 10).copied().unwrap_or(f64::NAN)))
 }

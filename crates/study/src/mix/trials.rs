@@ -7,19 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_eval::external::quote_python_numbers;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::display_name;
 
 use crate::Error;
 use crate::document::{DocumentKind, Lines};
 
-/// `kind` of the lines that a search writes.
-pub(super) const TRIAL_KIND: &str = "thalweg-mix-trial";
-/// `version` of them.
-pub(super) const TRIAL_VERSION: u64 = 1;
-const TRIAL: DocumentKind = DocumentKind { what: "a scored mixture", kind: TRIAL_KIND, version: TRIAL_VERSION };
-/// How such a file is recognised before it is replaced.
-pub(crate) const TRIALS_FILE: OwnKind<'_> = OwnKind::json("a file of scored mixtures", TRIAL_KIND);
+/// The lines that a search writes.
+pub(super) const TRIALS: DocumentKind = DocumentKind::new("a file of scored mixtures", "thalweg-mix-trial", 1);
 
 /// The largest file, and the most lines, that are read.
 const MAX_BYTES: u64 = 256 << 20;
@@ -68,7 +62,7 @@ const TRIAL_HINT: &str = "each line is one mixture, such as {\"data_shares\": {\
 fn read_trial(line: &str) -> Result<TrialRecord, String> {
     let bytes = quote_python_numbers(line.as_bytes());
     let value: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    if let Some(fault) = TRIAL.fault_of_any_line(&value) {
+    if let Some(fault) = TRIALS.fault_of_any_line(&value) {
         return Err(fault);
     }
     let trial: TrialRecord = serde_json::from_value(value).map_err(|error| error.to_string())?;

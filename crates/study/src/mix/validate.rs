@@ -10,6 +10,7 @@ use super::rank::spearman;
 use super::trials::TrialRecord;
 use crate::Error;
 use crate::resample::SplitMix;
+use crate::values::mean;
 
 /// Mixtures are the same if no share differs by more.
 const SAME: f64 = 2e-3;
@@ -150,7 +151,7 @@ fn agreement(name: &str, pairs: &[[f64; 2]], seed: u64) -> ValidationRow {
 
 /// The mean over scores; a number that one score lacks is left out of it.
 fn mean_row(rows: &[ValidationRow], n: usize) -> ValidationRow {
-    let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
+    let mean = |values: Vec<f64>| (!values.is_empty()).then(|| mean(&values));
     ValidationRow {
         measure: "mean".to_owned(),
         n,

@@ -3,15 +3,15 @@
 //! All addresses are relative, so that the page works behind a proxy with a path of its choice.
 
 use thalweg_tensor::counted;
-use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use super::study::{STUDY_SCRIPT, STUDY_STYLE, keep_intervals, write_columns, write_content};
+use super::study::{STUDY_SCRIPT, STUDY_STYLE, keep_intervals, write_content};
+use super::table::Table;
 use super::{Delivery, SCRIPT, STYLE, begin_page, end_page};
-use crate::compare_runs::RunComparison;
+use crate::compare_runs::{ComparedRun, RunComparison};
 use crate::markup::Markup;
 use crate::record::{GainRow, StudyRecord};
 use crate::study_view::{measure_words, show_gain_interval, show_gain_row};
-use crate::text::show_whole;
+use crate::text::{digest_digits, show_whole};
 
 /// Address of the style sheet, beside the page.
 pub const STYLE_NAME: &str = "page.css";
@@ -113,30 +113,28 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
     for one in comparisons {
         let place = format!("{}, {}, at {} {}", one.task, measure_words(&one.measure), show_whole(one.at), one.unit);
         page.element("h3").filled(place);
-        page.element("table").attr("class", "compared").open();
-        write_columns(page, &["run", "if annealed", "95 %", "gain over the best", "verdict"]);
-        page.element("tbody").open();
-        for run in &one.runs {
-            let [low, high] = run.interval_95;
-            page.element("tr").open();
-            page.element("th").attr("scope", "row").filled(&run.name);
-            let interval = |gain: GainRow| format!("{}, {}", show_gain_row(gain), show_gain_interval(gain));
-            let gain = run.gain_over_best.map_or_else(String::new, interval);
-            let items = run.n_paired_items.map(|n| format!(" ({} paired)", counted(n, "item")));
-            let verdict = format!("{}{}", run.verdict, items.unwrap_or_default());
-            for (label, text) in [
-                ("if annealed", format!("{:.4}", run.value)),
-                ("95 %", format!("{low:.4}\u{a0}to\u{a0}{high:.4}")),
-                ("gain", gain),
-                ("verdict", verdict),
-            ] {
-                page.element("td").attr("data-label", label).filled(text);
-            }
-            page.close();
-        }
-        page.close();
-        page.close();
+        let columns = &["run", "if annealed", "95 %", "gain over the best", "verdict"];
+        Table { class: "compared", columns, ..Table::default() }.write(page, |page| {
+            one.runs.iter().for_each(|run| write_compared(page, run));
+        });
     }
+}
+
+fn write_compared(page: &mut Markup, run: &ComparedRun) {
+    let [low, high] = run.interval_95;
+    page.element("tr").open();
+    page.element("th").attr("scope", "row").filled(&run.name);
+    let interval = |gain: GainRow| format!("{}, {}", show_gain_row(gain), show_gain_interval(gain));
+    let items = run.n_paired_items.map(|n| format!(" ({} paired)", counted(n, "item")));
+    for (label, text) in [
+        ("if annealed", format!("{:.4}", run.value)),
+        ("95 %", format!("{low:.4}\u{a0}to\u{a0}{high:.4}")),
+        ("gain", run.gain_over_best.map_or_else(String::new, interval)),
+        ("verdict", format!("{}{}", run.verdict, items.unwrap_or_default())),
+    ] {
+        page.element("td").attr("data-label", label).filled(text);
+    }
+    page.close();
 }
 
 /// Whether the page offers itself as one file.
@@ -148,10 +146,7 @@ enum Saved {
 
 fn finish_live(title: &str, content: Markup, saved: Saved) -> LivePage {
     let content = content.finish();
-    let revision: String = {
-        let digest = bytes_digest(DigestKind::Blake3, content.as_bytes()).to_string();
-        digest.rsplit(':').next().unwrap_or(&digest).chars().take(16).collect()
-    };
+    let revision = digest_digits(&content, 16);
     let tool = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
     let mut page = begin_page(title, tool, &[STYLE, STUDY_STYLE], Delivery::Live);
     // A landmark: what is outside of all of them is not found by those who move by landmarks.

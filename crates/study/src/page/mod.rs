@@ -6,6 +6,7 @@
 mod figure;
 mod live;
 mod study;
+mod table;
 
 pub use live::{
     CONTENT_NAME, EVENTS_NAME, LIVE_SCRIPT, LIVE_STYLE, LivePage, SAVED_NAME, SCRIPT_NAME, STYLE_NAME, StudyLink,

@@ -6,7 +6,7 @@ use thalweg_merge::plan::SourceRef;
 use thalweg_storage::hub::repository_of_folder;
 use thalweg_tensor::{shell_path, shell_word};
 use thalweg_trajectory::{
-    Extent, Spike, Step, Tokens, Trajectory, WindowEnd, WindowSpec, describe_phases, lasting_spike, select_window,
+    Extent, Spike, Step, Trajectory, WindowEnd, WindowSpec, describe_phases, lasting_spike, select_window,
 };
 
 use super::Resolver;
@@ -71,17 +71,13 @@ impl Selection {
     }
 
     fn end(&self) -> WindowEnd {
-        match (self.end_step, self.end_tokens) {
-            (Some(step), _) => WindowEnd::At(Extent::Steps(Step(step))),
-            (_, Some(tokens)) => WindowEnd::At(Extent::Tokens(Tokens(tokens))),
-            _ => WindowEnd::Newest,
-        }
+        Extent::given(self.end_step, self.end_tokens).map_or(WindowEnd::Newest, WindowEnd::At)
     }
 
     /// What the options mean; two ways of asking at once are an error.
     fn window_spec(&self) -> Result<WindowSpec, Error> {
-        let interval = extent(self.interval_steps, self.interval_tokens);
-        let duration = extent(self.duration_steps, self.duration_tokens);
+        let interval = Extent::given(self.interval_steps, self.interval_tokens);
+        let duration = Extent::given(self.duration_steps, self.duration_tokens);
         let asked = [
             ("--last", self.last.is_some()),
             ("--every", self.every.is_some()),
@@ -135,11 +131,6 @@ impl Selection {
             }
         }
     }
-}
-
-fn extent(steps: Option<u64>, tokens: Option<u64>) -> Option<Extent> {
-    let steps = steps.map(|steps| Extent::Steps(Step(steps)));
-    steps.or_else(|| tokens.map(|tokens| Extent::Tokens(Tokens(tokens))))
 }
 
 impl Resolver<'_> {

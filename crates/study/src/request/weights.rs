@@ -5,6 +5,7 @@ use thalweg_merge::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParamet
 use thalweg_merge::{Coefficients, Ratio};
 
 use crate::Error;
+use crate::select::even_interval;
 
 /// Coefficients that a note lists one by one.
 const MAX_LISTED: usize = 6;
@@ -144,9 +145,7 @@ fn spacing_note(
             if order == CoefficientOrder::Given { "they are in the order given" } else { "some steps are unknown" };
         return Ok(Some(format!("{scheme} treats the checkpoints as equally spaced: {why}")));
     };
-    let mut gaps = known.windows(2).map(|pair| pair[1] - pair[0]);
-    let first = gaps.next();
-    if gaps.all(|gap| Some(gap) == first) {
+    if even_interval(&known).is_some() {
         return Ok(None);
     }
     let even = even_coefficients(scheme, &known)?.as_f64();

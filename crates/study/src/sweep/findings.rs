@@ -5,6 +5,7 @@ use thalweg_merge::plan::OutputPlan;
 use crate::Error;
 use crate::evaluator::{ModelScores, TaskScore, no_such_score};
 use crate::record::{ChoiceRow, MergeSource, RawRow, TrialRow};
+use crate::values::mean;
 
 /// How a window was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,8 +117,7 @@ impl SweepFindings {
             raws.iter().map(|raw| Some(raw.scores.find(shown)?.value)).collect::<Option<_>>()?;
         let costs: Vec<f64> = raws.iter().map(|raw| Some(raw.scores.find(deciding)?.cost())).collect::<Option<_>>()?;
         let best = (0..costs.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b]))?;
-        let mean = shown_values.iter().sum::<f64>() / shown_values.len() as f64;
-        Some(Ingredients { mean, best_step: steps[best], best: shown_values[best] })
+        Some(Ingredients { mean: mean(&shown_values), best_step: steps[best], best: shown_values[best] })
     }
 
     /// Rows of a record: gains are over the raw checkpoint at the end of each window.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
@@ -14,7 +15,7 @@ use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec
 use super::{SweepTrial, WindowInterval};
 use crate::Error;
 use crate::request::{OutputOptions, Resolver, parse_scheme_word};
-use crate::select::source_ref;
+use crate::select::{even_interval, source_ref};
 
 /// Which raw checkpoints are scored beside the merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -306,12 +307,11 @@ fn exact_count(count: u64) -> String {
 
 fn window_interval(window: &[SourceRef], interval: Option<Extent>) -> WindowInterval {
     let steps: Vec<u64> = window.iter().filter_map(|one| one.step).collect();
-    let gaps: BTreeSet<u64> = steps.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let interval_tokens = match interval {
         Some(Extent::Tokens(tokens)) => Some(tokens.0),
         _ => None,
     };
-    WindowInterval { interval_steps: (gaps.len() == 1).then(|| gaps.first().copied()).flatten(), interval_tokens }
+    WindowInterval { interval_steps: even_interval(&steps), interval_tokens }
 }
 
 /// An end of windows.
@@ -346,11 +346,12 @@ enum Need {
 }
 
 /// Ends of a grid that have too few checkpoints before them for windows of one length.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SkippedEnds {
     /// Checkpoints in the windows.
     pub n_checkpoints: usize,
     /// The steps of the ends.
+    #[serde(rename = "end_steps")]
     pub steps: BTreeSet<u64>,
 }
 

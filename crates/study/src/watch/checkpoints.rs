@@ -20,12 +20,11 @@ use thalweg_storage::publish::publish_file;
 use thalweg_trajectory::Trajectory;
 
 use crate::Error;
+use crate::document::DocumentKind;
 
 /// Name of the state in a watcher's folder.
 pub(super) const STATE_NAME: &str = "watch-state.json";
-const STATE_KIND: &str = "thalweg-watch-state";
-const STATE_VERSION: u64 = 1;
-const STATE_FILE: OwnKind<'_> = OwnKind::json("the state of a watcher", STATE_KIND);
+const STATE: DocumentKind = DocumentKind::new("the state of a watcher", "thalweg-watch-state", 1);
 /// A checkpoint takes a few hundred bytes for each of its files.
 const MAX_STATE_BYTES: u64 = 1 << 30;
 
@@ -85,7 +84,7 @@ impl KnownCheckpoints {
         let bytes = match storage.read_file(&path, MAX_STATE_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.is_not_found() => {
-                let (kind, version) = (STATE_KIND.to_owned(), STATE_VERSION);
+                let (kind, version) = (STATE.kind.to_owned(), STATE.version);
                 let checkpoints = BTreeMap::new();
                 return Ok(Self { kind, version, score_from_step: None, checkpoints, is_changed: false });
             }
@@ -97,11 +96,7 @@ impl KnownCheckpoints {
                 "choose another folder, or remove the file: checkpoints then count as new",
             )
         };
-        let known: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-        if known.kind != STATE_KIND || known.version != STATE_VERSION {
-            return Err(refuse(format!("it is `{}` version {}", known.kind, known.version)));
-        }
-        Ok(known)
+        STATE.parse(&bytes).map_err(refuse)
     }
 
     /// The folder of another run whose checkpoints these are, if none of them is in this run or in its `folders`.
@@ -127,7 +122,7 @@ impl KnownCheckpoints {
         }
         let bytes = serde_json::to_vec(self).map_err(|source| Error::ReportForm { source })?;
         self.is_changed = false;
-        Ok(Some(UnwrittenFile { path: folder.join(STATE_NAME), bytes, kind: STATE_FILE }))
+        Ok(Some(UnwrittenFile { path: folder.join(STATE_NAME), bytes, kind: STATE.file() }))
     }
 
     /// Takes the file again next time: it could not be written.

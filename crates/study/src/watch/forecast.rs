@@ -14,7 +14,7 @@ use crate::forecast::case::Case;
 use crate::forecast::forecast_anneal;
 use crate::forecast::request::AnnealQuestion;
 use crate::forecast_items::items_of;
-use crate::record::{Fact, ForecastRow, RawRow, StudyRecord};
+use crate::record::{Fact, ForecastRow, StudyRecord};
 
 /// Forecasts that a page shows, the newest.
 const MAX_FORECASTS: usize = 400;
@@ -92,7 +92,7 @@ pub(super) fn annealed_row(path: String, end_step: u64, scores: &ModelScores, un
 
 /// Puts the forecasts of a record into its study, the newest first, with what real anneals reached.
 pub(super) fn add_forecasts(study: &mut StudyRecord, rows: &[WatchRow]) {
-    study.annealed.extend(rows.iter().filter(|row| row.scheme == ANNEALED_SCHEME).map(annealed));
+    study.annealed.extend(rows.iter().filter(|row| row.scheme == ANNEALED_SCHEME).map(WatchRow::raw));
     let mut latest: BTreeMap<u64, &WatchRow> = BTreeMap::new();
     latest.extend(rows.iter().filter(|row| row.event == WatchEvent::Forecast).map(|row| (row.end_step, row)));
     if let Some(newest) = latest.values().next_back() {
@@ -114,8 +114,4 @@ pub(super) fn add_forecasts(study: &mut StudyRecord, rows: &[WatchRow]) {
         one.truth.is_some() || n_open <= MAX_FORECASTS
     });
     study.forecasts.splice(0..0, forecasts);
-}
-
-fn annealed(row: &WatchRow) -> RawRow {
-    RawRow { step: row.end_step, path: row.name.clone(), params_digest: row.digest.clone(), scores: row.scores.clone() }
 }

@@ -64,7 +64,7 @@ pub enum WatchNews<'a> {
 }
 
 /// What a watcher waits for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Heartbeat {
     /// The run.
     pub run: PathBuf,
@@ -123,17 +123,7 @@ pub fn keep_watching(watcher: &mut Watcher<'_>, mut options: KeepOptions<'_, '_>
             scope.spawn(move || score_jobs(make, &waiting, &done, cx));
         }
         let scores = options.make_evaluator.is_some().then_some(Scores { jobs, results, is_busy: false });
-        let beat = Heartbeat {
-            run: watcher.request().run.clone(),
-            n_finished: 0,
-            newest_step: None,
-            n_unusable: 0,
-            n_outputs: 0,
-            n_waiting: None,
-            scoring: None,
-            idle_seconds: 0.0,
-            trouble: None,
-        };
+        let beat = Heartbeat { run: watcher.request().run.clone(), ..Heartbeat::default() };
         let mut keeper = Keeper {
             watcher,
             cx,
@@ -257,14 +247,11 @@ impl Keeper<'_, '_> {
         self.since = self.cx.host.elapsed_seconds();
         (options.tell)(WatchNews::Looked(&pass));
         // Whatever is in the way, the merge reads the checkpoints.
-        match self.watcher.prepare() {
-            Ok(prepared) if prepared.is_empty() => Ok(()),
-            Ok(prepared) => {
-                (options.tell)(WatchNews::Prepared(&prepared));
-                Ok(())
-            }
-            Err(error) => Err(error),
+        let prepared = self.watcher.prepare()?;
+        if !prepared.is_empty() {
+            (options.tell)(WatchNews::Prepared(&prepared));
         }
+        Ok(())
     }
 
     fn say_trouble(&mut self, error: &Error, options: &mut KeepOptions<'_, '_>) {
@@ -286,7 +273,7 @@ impl Keeper<'_, '_> {
             let job = self.watcher.next_scores().or_else(|| self.watcher.late_scores(late.pop()?));
             scores.is_busy = job.is_some_and(|job| scores.jobs.send(job).is_ok());
         }
-        self.beat.n_waiting = Some(self.watcher.n_waiting_for_scores());
+        self.beat.n_waiting = Some(self.watcher.waiting_for_scores().len());
         Ok(())
     }
 
@@ -300,17 +287,12 @@ impl Keeper<'_, '_> {
             scores.is_busy = false;
         }
         let found = match result {
-            Err(error) if error.is_late() => {
-                if self.watcher.postpone_scores(job.end_step) {
-                    (options.tell)(WatchNews::Late(&error));
-                }
-                return Ok(());
-            }
             Err(error) if error.is_interrupt() => return Err(error),
-            // The evaluator itself cannot be made: no model of this end can be scored.
+            // They are late, or the evaluator itself cannot be made: no model of this end can be scored.
             Err(error) => {
+                let is_late = error.is_late();
                 if self.watcher.postpone_scores(job.end_step) {
-                    (options.tell)(WatchNews::Trouble(&error));
+                    (options.tell)(if is_late { WatchNews::Late(&error) } else { WatchNews::Trouble(&error) });
                 }
                 return Ok(());
             }

@@ -122,14 +122,8 @@ impl Bests {
                 if key_of(score) == first {
                     // Within an end, what counts is the best before it.
                     let before = found.take().map_or(before, |earlier| earlier.before);
-                    found = Some(NewBest {
-                        name: row.name.clone(),
-                        scheme: row.scheme.clone(),
-                        n_checkpoints: row.n_checkpoints,
-                        end_step: row.end_step,
-                        score: score.clone(),
-                        before,
-                    });
+                    let WatchRow { name, scheme, n_checkpoints, end_step, .. } = row.clone();
+                    found = Some(NewBest { name, scheme, n_checkpoints, end_step, score: score.clone(), before });
                 }
             }
         }

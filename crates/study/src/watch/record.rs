@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thalweg_merge::receipt::MergeReceipt;
 use thalweg_storage::Storage;
-use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
-use crate::record::{ForecastRow, ProposalRow, ScoreRow, SuiteRow};
+use crate::document::DocumentKind;
+use crate::record::{ForecastRow, ProposalRow, RawRow, ScoreRow, SuiteRow};
 
 /// Name of the record in a watcher's folder.
 pub const RECORD_NAME: &str = "watch.jsonl";
@@ -24,26 +24,25 @@ pub(super) const ANNEALED_SCHEME: &str = "annealed";
 pub(super) const FORECAST_SCHEME: &str = "forecast";
 /// Folder of the event file, in a watcher's folder.
 pub const EVENTS_NAME: &str = "tensorboard";
-const RECORD_KIND: &str = "thalweg-watch";
-const RECORD_VERSION: u64 = 1;
-const RECORD_FILE: OwnKind<'_> = OwnKind::json("the record of a watcher", RECORD_KIND);
+const RECORD: DocumentKind = DocumentKind::new("the record of a watcher", "thalweg-watch", 1);
 /// A line has a few hundred bytes.
 const MAX_RECORD_BYTES: u64 = 1 << 30;
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WatchEvent {
     /// A merge was written.
     Merged,
     /// A merge, a raw checkpoint or an annealed one was scored.
+    #[default]
     Scored,
     /// An anneal was forecast, or it was found that it cannot be.
     Forecast,
 }
 
 /// One line of the record.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct WatchRow {
     /// Always `thalweg-watch`.
     pub kind: String,
@@ -104,24 +103,13 @@ impl WatchRow {
 
     /// A line of scores without a model yet.
     pub(super) fn scored(end_step: u64, unix_seconds: u64) -> Self {
-        Self {
-            kind: RECORD_KIND.to_owned(),
-            version: RECORD_VERSION,
-            event: WatchEvent::Scored,
-            end_step,
-            name: String::new(),
-            scheme: String::new(),
-            n_checkpoints: 0,
-            steps: Vec::new(),
-            end_tokens: None,
-            digest: None,
-            unix_seconds,
-            suites: Vec::new(),
-            scores: Vec::new(),
-            forecasts: Vec::new(),
-            refused: Vec::new(),
-            proposal: None,
-        }
+        Self { kind: RECORD.kind.to_owned(), version: RECORD.version, end_step, unix_seconds, ..Self::default() }
+    }
+
+    /// A checkpoint of the run, or an annealed one, as a record of a study has it.
+    pub(super) fn raw(&self) -> RawRow {
+        let (path, params_digest) = (self.name.clone(), self.digest.clone());
+        RawRow { step: self.end_step, path, params_digest, scores: self.scores.clone() }
     }
 
     /// Whether it has scores of something else than `suites`.
@@ -214,7 +202,7 @@ impl WatchRecord {
             text.push_str(&serde_json::to_string(row).map_err(|source| Error::ReportForm { source })?);
             text.push('\n');
         }
-        publish_file(storage, &self.path, text.as_bytes(), RECORD_FILE)?;
+        publish_file(storage, &self.path, text.as_bytes(), RECORD.file())?;
         self.is_changed = false;
         Ok(())
     }
@@ -246,18 +234,12 @@ fn read_lines(storage: &dyn Storage, path: &Path) -> Result<(Vec<WatchRow>, bool
     };
     let bytes = storage.read_file(path, MAX_RECORD_BYTES)?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let is_ours = whole > 0 || bytes.starts_with(format!("{{\"kind\":\"{RECORD_KIND}\"").as_bytes());
+    let is_ours = whole > 0 || bytes.starts_with(format!("{{\"kind\":\"{}\"", RECORD.kind).as_bytes());
     let is_torn = is_ours && whole < bytes.len() && serde_json::from_slice::<WatchRow>(&bytes[whole..]).is_err();
     let bytes = if is_torn { &bytes[..whole] } else { &bytes[..] };
     let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
-    let parse = |(i, line): (usize, &str)| {
-        let row: WatchRow =
-            serde_json::from_slice(line.as_bytes()).map_err(|error| refuse(format!("line {}: {error}", i + 1)))?;
-        if row.kind != RECORD_KIND || row.version != RECORD_VERSION {
-            return Err(refuse(format!("line {} is `{}` version {}", i + 1, row.kind, row.version)));
-        }
-        Ok(row)
-    };
-    let rows = text.lines().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let parse =
+        |(i, line): (usize, &str)| RECORD.parse(line.as_bytes()).map_err(|what| refuse(format!("line {i}: {what}")));
+    let rows = (1..).zip(text.lines()).map(parse).collect::<Result<_, _>>()?;
     Ok((rows, is_torn))
 }

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_merge::plan::OutputPlan;
-use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
+use thalweg_trajectory::{Extent, Trajectory};
 
 use super::WatchForecast;
 use crate::Error;
 use crate::record::SuiteRow;
 use crate::request::{OutputOptions, Resolver, RunOptions, SchemeWindow, parse_scheme_window};
 use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, WindowShape, ends};
+use crate::values::unique;
 
 /// What a watcher is asked for.
 #[derive(Debug, Clone)]
@@ -77,8 +78,7 @@ impl WatchRequest {
     }
 
     fn interval(&self) -> Option<Extent> {
-        let tokens = self.interval_tokens.map(|tokens| Extent::Tokens(Tokens(tokens)));
-        self.interval_steps.map(|steps| Extent::Steps(Step(steps))).or(tokens)
+        Extent::given(self.interval_steps, self.interval_tokens)
     }
 
     /// Steps of the finished checkpoints that windows of later ends still need, and so many older ones.
@@ -138,13 +138,8 @@ impl Resolver<'_> {
     pub(super) fn watched(&self, request: &WatchRequest, trajectory: &Trajectory) -> Result<WatchedMerges, Error> {
         let windows = request.parse_windows()?;
         let interval = request.interval();
-        let mut shapes: Vec<WindowShape> = Vec::new();
-        for window in &windows {
-            let shape = WindowShape { n_checkpoints: window.n_checkpoints, interval };
-            if !shapes.contains(&shape) {
-                shapes.push(shape);
-            }
-        }
+        let shape = |window: &SchemeWindow| WindowShape { n_checkpoints: window.n_checkpoints, interval };
+        let shapes = unique(windows.iter().map(shape));
         if trajectory.finished().next().is_none() {
             return Ok(WatchedMerges::default());
         }

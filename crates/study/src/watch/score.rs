@@ -119,32 +119,28 @@ fn look_ahead(
         let name = path.display().to_string();
         let row = evaluator.score_checkpoint(path);
         let row = row.map(|scores| annealed_row(name.clone(), end_step, &scores, unix_seconds()));
-        found.take(row, UnscoredKey { name, digest: None, end_step })?;
+        found.take(row, (name, None, end_step))?;
     }
     if let Some(forecast) = &job.forecast {
         let row = forecast_end(forecast, end_step, evaluator, unix_seconds()).map(|(row, items)| {
             found.items = items;
             row
         });
-        found.take(row, UnscoredKey { name: forecast_name(end_step), digest: forecast.digest.clone(), end_step })?;
+        found.take(row, (forecast_name(end_step), forecast.digest.clone(), end_step))?;
     }
     Ok(())
 }
 
-/// What a line is about.
-struct UnscoredKey {
-    name: String,
-    digest: Option<String>,
-    end_step: u64,
-}
-
 impl EndScores {
-    fn take(&mut self, row: Result<WatchRow, Error>, of: UnscoredKey) -> Result<(), Error> {
+    fn take(
+        &mut self,
+        row: Result<WatchRow, Error>,
+        (name, digest, end_step): (String, Option<String>, u64),
+    ) -> Result<(), Error> {
         match row {
             Ok(row) => self.rows.push(row),
             Err(error) if error.is_interrupt() || error.is_late() => return Err(error),
             Err(error) => {
-                let UnscoredKey { name, digest, end_step } = of;
                 self.failed.push(UnscoredModel { name, digest, end_step, error });
             }
         }

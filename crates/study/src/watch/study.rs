@@ -13,10 +13,9 @@ use super::notice::new_spikes;
 use super::record::{ANNEALED_SCHEME, RAW_SCHEME, WatchEvent, WatchRow};
 use crate::Error;
 use crate::begin_record::begin_record;
-use crate::record::{
-    CheckpointRow, MergeSource, RawRow, STUDY_FILE, ScoreRow, SpikeRow, StudyRecord, TrainingPoint, TrialRow,
-};
+use crate::record::{CheckpointRow, MergeSource, STUDY, ScoreRow, SpikeRow, StudyRecord, TrainingPoint, TrialRow};
 use crate::request::parse_scheme_word;
+use crate::select::even_interval;
 
 /// Name of what a watcher writes down about its run: phases, log, checkpoints and spikes, as a study without scores.
 pub(crate) const RUN_FACTS_NAME: &str = "watch-run.json";
@@ -70,7 +69,7 @@ impl RunFacts {
         }
         let bytes = text.as_bytes().to_vec();
         self.taken = Some(text);
-        Ok(Some(UnwrittenFile { path: folder.join(RUN_FACTS_NAME), bytes, kind: STUDY_FILE }))
+        Ok(Some(UnwrittenFile { path: folder.join(RUN_FACTS_NAME), bytes, kind: STUDY.file() }))
     }
 
     /// Takes the file again next time: it could not be written.
@@ -125,7 +124,7 @@ pub fn study_of_watch(rows: &[WatchRow], run: Option<StudyRecord>) -> StudyRecor
     for model in &latest {
         match model.merged.or(model.scored) {
             Some(row) if row.scheme == ANNEALED_SCHEME => {}
-            Some(row) if row.scheme == RAW_SCHEME => study.raws.push(raw_row(row)),
+            Some(row) if row.scheme == RAW_SCHEME => study.raws.push(row.raw()),
             Some(row) => study.trials.push(trial_row(row, model.scores(), &mut coefficients)),
             None => {}
         }
@@ -166,10 +165,6 @@ fn latest_rows(rows: &[WatchRow]) -> Vec<Latest<'_>> {
     latest.into_values().collect()
 }
 
-fn raw_row(row: &WatchRow) -> RawRow {
-    RawRow { step: row.end_step, path: row.name.clone(), params_digest: row.digest.clone(), scores: row.scores.clone() }
-}
-
 fn trial_row(row: &WatchRow, scores: &[ScoreRow], coefficients: &mut CoefficientsOf) -> TrialRow {
     let values = coefficients.of(row);
     let source = |(i, &step): (usize, &u64)| MergeSource { step, coefficient: values.get(i).copied().unwrap_or(0.0) };
@@ -186,12 +181,6 @@ fn trial_row(row: &WatchRow, scores: &[ScoreRow], coefficients: &mut Coefficient
         sources: row.steps.iter().enumerate().map(source).collect(),
         scores: scores.to_vec(),
     }
-}
-
-fn even_interval(steps: &[u64]) -> Option<u64> {
-    let mut intervals = steps.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
-    let first = intervals.next()?;
-    intervals.all(|interval| interval == first).then_some(first)
 }
 
 /// Longest window whose coefficients are computed: a record may say anything.

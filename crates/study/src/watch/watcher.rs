@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Serialize;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use thalweg_merge::made::{Likeness, Made, find_made};
@@ -42,13 +43,14 @@ const LOCK_NAME: &str = "watch.lock";
 const MAX_LOOKS: usize = 3;
 
 /// A merge that could not be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FailedMerge {
     /// Where it would be.
     pub path: PathBuf,
     /// Why not.
     pub error: String,
     /// What would help.
+    #[serde(skip)]
     pub hint: Option<String>,
 }
 
@@ -119,7 +121,7 @@ pub struct Watcher<'a> {
 
 /// What is still to be scored at one end.
 #[derive(Debug, Default)]
-struct WaitingEnd {
+pub(super) struct WaitingEnd {
     outputs: Vec<WatchedOutput>,
     annealed: Vec<PathBuf>,
     is_forecast: bool,
@@ -525,7 +527,8 @@ impl<'a> Watcher<'a> {
             let writer = std::thread::Builder::new().spawn_scoped(scope, write);
             let made = make_outputs((missing, known_sources), n_together(n_files), options, cx, on_made);
             // If the system refuses a thread, it is written now.
-            let written = writer.map_or_else(|_| write(), |writer| writer.join().unwrap_or(Err(worker_died())));
+            let died = || Err(thalweg_merge::Error::WorkerDied.into());
+            let written = writer.map_or_else(|_| write(), |writer| writer.join().unwrap_or_else(|_| died()));
             (written, made)
         });
         written.inspect_err(|_| self.forget_written())?;
@@ -567,12 +570,7 @@ impl<'a> Watcher<'a> {
         ScoreJob { end_step, raw, outputs, annealed: waiting.annealed.clone(), forecast }
     }
 
-    /// Ends with models that are not scored yet.
-    pub(super) fn n_waiting_for_scores(&self) -> usize {
-        self.waiting_for_scores().len()
-    }
-
-    fn waiting_for_scores(&self) -> BTreeMap<u64, WaitingEnd> {
+    pub(super) fn waiting_for_scores(&self) -> BTreeMap<u64, WaitingEnd> {
         let Some(first) = self.known.score_from_step else { return BTreeMap::new() };
         let scored = self.record.rows().iter().filter(|row| row.event == WatchEvent::Scored);
         let scored: BTreeSet<(&str, Option<&str>)> = scored.map(|row| (&*row.name, row.digest.as_deref())).collect();
@@ -650,10 +648,6 @@ impl<'a> Watcher<'a> {
     fn identity_of(&self, plan: &OutputPlan) -> String {
         self.known.identity_of(plan.sources.iter().map(|source| &source.path))
     }
-}
-
-fn worker_died() -> Error {
-    thalweg_merge::Error::WorkerDied.into()
 }
 
 fn write_files(files: &[UnwrittenFile], storage: &dyn Storage) -> Result<(), Error> {

@@ -4,22 +4,21 @@ use std::fmt::Write;
 
 use thalweg_eval::recall::RecallMeasure;
 use thalweg_storage::Storage;
-use thalweg_study::forget::{CurveTable, ForgetArm, ReplayPlace, forget_curve, read_schedule, read_scores};
+use thalweg_study::forget::{CurveTable, ForgetArm, forget_curve, read_schedule, read_scores};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::display_name;
 
-use super::score::show;
+use super::score::{measure_cells, measure_heads};
 use crate::args::ForgetCurveArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, document_of};
-use crate::options::{named_path, or_dash, show_signed_range};
+use crate::messages::document_of;
+use crate::options::{named_path, show_signed_range};
 
-pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let curve = forget_curve(&arms(args, &*world.storage)?)?;
-    messages.json(&document_of("thalweg-forget-curve", &curve));
-    messages.text(&text(&curve));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document_of("thalweg-forget-curve", &curve), &text(&curve)))
 }
 
 /// The scores that are named, with the schedules of those that have the names of their policies.
@@ -58,25 +57,13 @@ fn text(curve: &CurveTable) -> String {
     let arm_of = |name: Option<&String>| arm(&display_name(name.map_or("", String::as_str)));
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write!(text, "{}{:>10}  {:<10}", arm(""), "step", "model");
-    RecallMeasure::ALL.iter().for_each(|measure| {
-        let _ = write!(text, " {:>9}", measure.title());
-    });
-    let _ = writeln!(text, " {:>9}", "retention");
+    let _ = writeln!(text, "{}{:>10}  {:<10}{}", arm(""), "step", "model", measure_heads());
     for row in &curve.rows {
         let model = row.window.as_deref().unwrap_or("raw");
-        let _ = write!(text, "{}{:>10}  {model:<10}", arm_of(row.arm.as_ref()), row.step);
-        for measure in RecallMeasure::ALL {
-            let value = row.values.get(measure.name());
-            let _ = write!(text, " {:>9}", or_dash(value, |value| show(measure, *value)));
-        }
-        let place = row.replay.map_or("", |place| match place {
-            ReplayPlace::Midway => "  midway",
-            ReplayPlace::After => "  after a replay",
-        });
-        let _ = writeln!(text, " {:>9}{place}", or_dash(row.retention, |share| format!("{share:.3}")));
+        let cells = measure_cells(|measure| row.values.get(measure.name()).copied(), row.retention);
+        let place = row.replay.map_or_else(String::new, |place| format!("  {place}"));
+        let _ = writeln!(text, "{}{:>10}  {model:<10}{cells}{place}", arm_of(row.arm.as_ref()), row.step);
     }
-    let title = |name: &str| RecallMeasure::ALL.iter().find(|one| one.name() == name).map_or("", |one| one.title());
     if !curve.forgotten.is_empty() {
         let _ = writeln!(text, "\nlast checkpoint minus first, over the same items (95 %)");
         for row in &curve.forgotten {
@@ -91,9 +78,13 @@ fn text(curve: &CurveTable) -> String {
     text
 }
 
+/// What tables call a measure.
+fn title(name: &str) -> &'static str {
+    RecallMeasure::ALL.iter().find(|one| one.name() == name).map_or("", |one| one.title())
+}
+
 fn merges(curve: &CurveTable, arm_of: &dyn Fn(Option<&String>) -> String) -> String {
     let mut text = String::new();
-    let title = |name: &str| RecallMeasure::ALL.iter().find(|one| one.name() == name).map_or("", |one| one.title());
     if curve.merges.is_empty() {
         return text;
     }

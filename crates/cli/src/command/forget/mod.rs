@@ -11,7 +11,7 @@ use thalweg_eval::recall::{MAX_TOKENS, ProbeOptions};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
-    BuildOptions, ENTITIES_FILE, PROBES_FILE, build_probes, choose_entities, open_tokenizer, read_entities,
+    BuildOptions, ENTITIES, PROBES, build_probes, choose_entities, open_tokenizer, read_entities,
 };
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
@@ -21,15 +21,15 @@ use crate::args::{ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetEntitiesArgs
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
+use crate::messages::{document_of, with_fields};
 
-pub(crate) fn run(args: &ForgetArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &ForgetArgs, world: &World<'_>) -> Result<Outcome, Error> {
     match &args.what {
-        ForgetCommand::Entities(args) => entities(args, world, messages),
-        ForgetCommand::Build(args) => build(args, world, messages),
-        ForgetCommand::Score(args) => score::run(args, world, messages),
-        ForgetCommand::Curve(args) => curve::run(args, world, messages),
-        ForgetCommand::Replay(args) => replay::run(args, world, messages),
+        ForgetCommand::Entities(args) => entities(args, world),
+        ForgetCommand::Build(args) => build(args, world),
+        ForgetCommand::Score(args) => score::run(args, world),
+        ForgetCommand::Curve(args) => curve::run(args, world),
+        ForgetCommand::Replay(args) => replay::run(args, world),
     }
 }
 
@@ -54,72 +54,50 @@ fn write(path: &Path, bytes: &[u8], kind: OwnKind<'_>, world: &World<'_>) -> Res
     Ok(publish_file(&*world.storage, path, bytes, kind)?)
 }
 
-fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    check_new_document(&world.storage, &args.out, ENTITIES_FILE)?;
+fn entities(args: &ForgetEntitiesArgs, world: &World<'_>) -> Result<Outcome, Error> {
+    check_new_document(&world.storage, &args.out, ENTITIES.file())?;
     let found = choose_entities(&args.corpus, &args.reference, &args.titles, &*world.storage)?;
     let line = |one| format!("{}\n", serde_json::to_value(one).unwrap_or_default());
     let lines: String = found.entities.iter().map(line).collect();
     let n = found.entities.len();
     if n > 0 {
-        write(&args.out, lines.as_bytes(), ENTITIES_FILE, world)?;
+        write(&args.out, lines.as_bytes(), ENTITIES.file(), world)?;
     }
-    messages.json(&json!({
-        "kind": "thalweg-forget-entities-summary",
-        "version": 1,
-        "path": args.out,
-        "n_titles": found.n_titles,
-        "n_found": found.n_found,
-        "n_entities": n,
-        "entities": found.entities,
-    }));
+    let document = document_of("thalweg-forget-entities-summary", &json!({"path": args.out, "n_entities": n}));
+    let document = with_fields(document, &found);
+    let (titles, n_found) = (counted(found.n_titles, "title"), found.n_found);
     if n == 0 {
-        messages.text(&format!(
-            "none of {} of which {} are in the corpus is frequent in the corpus and rare in the reference\n",
-            counted(found.n_titles, "title"),
-            found.n_found
-        ));
+        let text = format!(
+            "none of {titles} of which {n_found} are in the corpus is frequent in the corpus and rare in the reference\n"
+        );
+        world.answer(&document, &text);
         return Ok(Outcome::No);
     }
-    let mut text = format!(
-        "{} of {}, of which {} are in the corpus, into `{}`\n",
-        counted(n, "entity"),
-        counted(found.n_titles, "title"),
-        found.n_found,
-        args.out.display()
-    );
+    let (n, out) = (counted(n, "entity"), args.out.display());
+    let mut text = format!("{n} of {titles}, of which {n_found} are in the corpus, into `{out}`\n");
     text.push_str(&format!("{:>10} {:>10}  {}\n", "corpus", "reference", "most frequent"));
     for one in found.entities.iter().take(10) {
         text.push_str(&format!("{:>10} {:>10}  {}\n", one.n_corpus, one.n_reference, display_name(&one.entity)));
     }
     let out = shell_path(&args.out);
     text.push_str(&format!("next: `thalweg forget build --entities {out} --corpus ... --like CKPT -o probes.jsonl`\n"));
-    messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&document, &text))
 }
 
-fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+fn build(args: &ForgetBuildArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let tokens = probe_options(args.tokens, None)?;
-    check_new_document(&world.storage, &args.out, PROBES_FILE)?;
+    check_new_document(&world.storage, &args.out, PROBES.file())?;
     let entities = read_entities(&*world.storage, &args.entities)?;
     let (like, named) = (args.like.as_deref(), args.tokenizer.as_deref());
     let tokenizer = open_tokenizer(named, like, &world.resolver(), &*world.storage)?;
     let options = BuildOptions { tokens, n_probes: args.samples, n_general: args.general, seed: args.seed };
     let built = build_probes(&args.corpus, &entities, &tokenizer, &options, &*world.storage)?;
-    write(&args.out, built.lines.as_bytes(), PROBES_FILE, world)?;
-    messages.json(&json!({
-        "kind": "thalweg-forget-probes-summary",
-        "version": 1,
-        "path": args.out,
-        "n_samples": built.n_probes,
-        "n_entities": built.n_entities,
-        "n_general": built.n_general,
-        "n_places": built.n_places,
-        "n_documents": built.n_documents,
-        "prompt_tokens": tokens.prompt_tokens,
-        "decode_tokens": tokens.decode_tokens,
-    }));
+    write(&args.out, built.lines.as_bytes(), PROBES.file(), world)?;
+    let tokens = json!({"prompt_tokens": tokens.prompt_tokens, "decode_tokens": tokens.decode_tokens});
+    let document = document_of("thalweg-forget-probes-summary", &json!({"path": args.out}));
+    let document = with_fields(with_fields(document, &built), &tokens);
     let out = args.out.display();
-    messages.text(&format!(
+    let text = format!(
         "{} of {} and {} of the whole corpus into `{out}`\n({} of entities in {})\nnext: `thalweg forget score RUN --probes {}`\n",
         counted(built.n_probes, "sample"),
         counted(built.n_entities, "entity"),
@@ -127,6 +105,6 @@ fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Resu
         counted(built.n_places, "place"),
         counted(built.n_documents, "document"),
         shell_path(&args.out)
-    ));
-    Ok(Outcome::Done)
+    );
+    Ok(world.answer(&document, &text))
 }

@@ -10,8 +10,8 @@ use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
-    ReplayCorpora, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, SCHEDULE_FILE, SCHEDULE_KIND, SCHEDULE_VERSION,
-    open_tokenizer, plan_replay, read_entities,
+    ReplayCorpora, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, SCHEDULE, open_tokenizer, plan_replay,
+    read_entities,
 };
 use thalweg_tensor::{counted, shell_path};
 
@@ -19,7 +19,7 @@ use crate::args::ForgetReplayArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, document_of};
+use crate::messages::document_of;
 use crate::train_config::{WrittenConfigs, folder_of_config, read_config, start_of};
 
 const CONFIGS: WrittenConfigs = WrittenConfigs {
@@ -31,7 +31,7 @@ const SAMPLES_FILE: OwnKind<'_> = OwnKind::json("samples that `forget replay` wr
 const SCHEDULE_NAME: &str = "schedule.json";
 const SCHEDULE_LIMIT_BYTES: u64 = 1 << 28;
 
-pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let storage = &*world.storage;
     if matches!(args.policy, ReplayPolicy::Focused | ReplayPolicy::Intensive) && args.entities.is_none() {
         return Err(Error::usage_with_hint(
@@ -52,13 +52,8 @@ pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Message
         ReplayPolicy::Similar => TrainData::read_documents(&config, &folder, storage)?,
         _ => Vec::new(),
     };
-    let options = ReplayOptions {
-        policy: args.policy,
-        interval: args.interval,
-        epochs: args.epochs,
-        max_replays: args.max_replays,
-        seed: args.seed,
-    };
+    let &ForgetReplayArgs { policy, interval, epochs, max_replays, seed, .. } = args;
+    let options = ReplayOptions { policy, interval, epochs, max_replays, seed };
     let corpora = ReplayCorpora { earlier: &earlier, later: &later, entities: &entities, tokenizer: &tokenizer };
     let plan = plan_replay(&options, &config, start_step, &corpora)?;
     let is_new = storage.file_info(&args.out).is_err();
@@ -70,10 +65,8 @@ pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Message
         check_out(&args.out, &runs, &document, storage)?;
     }
     write_runs(&runs, &earlier, &out, world)?;
-    publish_file(storage, &out.join(SCHEDULE_NAME), format!("{document:#}\n").as_bytes(), SCHEDULE_FILE)?;
-    messages.json(&document);
-    messages.text(&text(args, &plan, &runs));
-    Ok(Outcome::Done)
+    publish_file(storage, &out.join(SCHEDULE_NAME), format!("{document:#}\n").as_bytes(), SCHEDULE.file())?;
+    Ok(world.answer(&document, &text(args, &plan, &runs)))
 }
 
 /// Refuses a folder that holds anything else than this schedule: the configs of another one would be trained too, and
@@ -120,8 +113,8 @@ fn write_runs(runs: &[ReplayRun], earlier: &[String], out: &Path, world: &World<
 }
 
 fn document(plan: &ReplayPlan, runs: &[ReplayRun]) -> Value {
-    let mut document = document_of(SCHEDULE_KIND, plan);
-    document["version"] = json!(SCHEDULE_VERSION);
+    let mut document = document_of(SCHEDULE.kind, plan);
+    document["version"] = json!(SCHEDULE.version);
     document["runs"] = runs.iter().map(|run| run.name.as_str()).collect();
     document
 }

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use thalweg_eval::recall::{RecallMeasure, read_probes};
 use thalweg_study::forget::{
-    ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES_FILE, TypeRow, score_models,
-    score_outputs,
+    ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES, TypeRow, score_models, score_outputs,
 };
+use thalweg_study::text::or_dash;
 use thalweg_tensor::{counted, display_name, shell_path};
 use thalweg_trajectory::check_new_document;
 
@@ -15,23 +15,17 @@ use crate::args::ForgetScoreArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
-use crate::messages::Messages;
 use crate::meter::ScoringMeter;
-use crate::options::{or_dash, show_cost};
+use crate::options::show_cost;
 
-pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
-        check_new_document(&world.storage, out, SCORES_FILE)?;
+        check_new_document(&world.storage, out, SCORES.file())?;
     }
     if let Some(outputs) = &args.outputs {
         let probes = read_probes(&*world.storage, &args.probes)?;
         let recalled_by = args.recalled_by.as_ref().map(|name| name.to_string_lossy());
-        return finish(
-            args,
-            score_outputs(outputs, &probes, recalled_by.as_deref(), &*world.storage)?,
-            world,
-            messages,
-        );
+        return finish(args, score_outputs(outputs, &probes, recalled_by.as_deref(), &*world.storage)?, world);
     }
     let resolver = world.resolver();
     let request = ForgetRequest {
@@ -44,7 +38,7 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
     let probes = read_probes(&*world.storage, &args.probes)?;
     let tokens = probe_options(args.tokens, probes.options)?;
     let n_models = models.len() + usize::from(args.recalled_by.is_some());
-    let meter = ScoringMeter::new(messages, n_models, "models");
+    let meter = ScoringMeter::new(world.messages, n_models, "models");
     let options = ForgetOptions {
         tokens,
         tokenizer: args.tokenizer.clone(),
@@ -53,23 +47,16 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
     };
     let (cx, eval) = (world.quiet_context(SUMMING_MEMORY_BYTES), world.quiet_eval_context());
     let record = score_models(&models, &probes, options, (&resolver, &cx, &eval))?;
-    finish(args, record, world, messages)
+    finish(args, record, world)
 }
 
 /// Writes and shows a record.
-fn finish(
-    args: &ForgetScoreArgs,
-    mut record: ForgetRecord,
-    world: &World<'_>,
-    messages: &Messages,
-) -> Result<Outcome, Error> {
+fn finish(args: &ForgetScoreArgs, mut record: ForgetRecord, world: &World<'_>) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
-        super::write(out, serde_json::to_vec(&record).unwrap_or_default().as_slice(), SCORES_FILE, world)?;
+        super::write(out, serde_json::to_vec(&record).unwrap_or_default().as_slice(), SCORES.file(), world)?;
     }
     record.models.iter_mut().for_each(|model| model.items.clear());
-    messages.json(&serde_json::to_value(&record).unwrap_or_default());
-    messages.text(&text(args, &record));
-    Ok(Outcome::Done)
+    Ok(world.answer(&serde_json::to_value(&record).unwrap_or_default(), &text(args, &record)))
 }
 
 fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
@@ -87,17 +74,10 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
         record.decode_tokens
     );
     let width = record.models.iter().map(|model| model.name.len()).max().unwrap_or(0).max(5);
-    let _ = write!(text, "{:<width$}", "model");
-    RecallMeasure::ALL.iter().for_each(|measure| {
-        let _ = write!(text, " {:>9}", measure.title());
-    });
-    let _ = writeln!(text, " {:>9}", "retention");
+    let _ = writeln!(text, "{:<width$}{}", "model", measure_heads());
     for model in &record.models {
-        let _ = write!(text, "{:<width$}", model.name);
-        for measure in RecallMeasure::ALL {
-            let _ = write!(text, " {:>9}", or_dash(model.value(measure), |value| show(measure, value)));
-        }
-        let _ = writeln!(text, " {:>9}", or_dash(model.retention, |share| format!("{share:.3}")));
+        let cells = measure_cells(|measure| model.value(measure), model.retention);
+        let _ = writeln!(text, "{:<width$}{cells}", model.name);
     }
     types(&mut text, record);
     let merges: Vec<&ForgetModelRow> = record.models.iter().filter(|model| !model.over_newest.is_empty()).collect();
@@ -152,7 +132,20 @@ fn differences(text: &mut String, (name, width): (&str, usize), rows: &[PairedRo
     let _ = writeln!(text);
 }
 
+/// The heads of the columns of all measures, and of retention.
+pub(super) fn measure_heads() -> String {
+    let titles = RecallMeasure::ALL.iter().map(|measure| measure.title()).chain(["retention"]);
+    titles.map(|title| format!(" {title:>9}")).collect()
+}
+
+/// The cells below them.
+pub(super) fn measure_cells(value: impl Fn(RecallMeasure) -> Option<f64>, retention: Option<f64>) -> String {
+    let cells = RecallMeasure::ALL.iter().map(|measure| or_dash(value(*measure), |value| show(*measure, value)));
+    let cells = cells.chain([or_dash(retention, |share| format!("{share:.3}"))]);
+    cells.map(|cell| format!(" {cell:>9}")).collect()
+}
+
 /// A value of a measure: shares with four digits, perplexities with two.
-pub(super) fn show(measure: RecallMeasure, value: f64) -> String {
+fn show(measure: RecallMeasure, value: f64) -> String {
     if measure.higher_is_better() { format!("{value:.4}") } else { format!("{value:.2}") }
 }

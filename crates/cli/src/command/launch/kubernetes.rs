@@ -10,14 +10,13 @@ use crate::args::KubernetesArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 /// How often a pod that fails is started again.
 const N_RETRIES: u32 = 3;
 /// The most completions that Kubernetes takes where retries are counted for each index.
 const MAX_COMPLETIONS: usize = 100_000;
 
-pub(super) fn run(args: &KubernetesArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &KubernetesArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let work = Work::open(&args.work, world)?;
     if work.n_shares > MAX_COMPLETIONS {
         return Err(Error::usage(format!("a Job of Kubernetes has at most {MAX_COMPLETIONS} completions")));
@@ -28,12 +27,11 @@ pub(super) fn run(args: &KubernetesArgs, world: &World<'_>, messages: &Messages)
         None => common_folder(&work)?,
     };
     let jobs = [shares_job(args, &work, &mount), finish_job(args, &work, &mount)];
-    if messages.wants_json() {
-        messages.json(&json!({"kind": "thalweg-launch", "version": 1, "scheduler": "kubernetes", "plan": work.path,
-            "shards": work.n_shares, "jobs": jobs}));
+    if world.messages.wants_json() {
+        world.messages.json(&work.document("kubernetes", &json!({"jobs": jobs})));
         return Ok(Outcome::Done);
     }
-    messages.document(&manifest(&args.name, &jobs));
+    world.messages.document(&manifest(&args.name, &jobs));
     Ok(Outcome::Done)
 }
 

@@ -6,6 +6,7 @@ mod slurm;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::share::MAX_SHARES;
 
@@ -14,14 +15,19 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::read_plan;
-use crate::messages::Messages;
+use crate::messages::{document_of, with_fields};
 
-pub(crate) fn run(args: &LaunchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &LaunchArgs, world: &World<'_>) -> Result<Outcome, Error> {
     match &args.scheduler {
-        LaunchWhat::Slurm(args) => slurm::run(args, world, messages),
-        LaunchWhat::Ray(args) => ray::run(args, world, messages),
-        LaunchWhat::Kubernetes(args) => kubernetes::run(args, world, messages),
+        LaunchWhat::Slurm(args) => slurm::run(args, world),
+        LaunchWhat::Ray(args) => ray::run(args, world),
+        LaunchWhat::Kubernetes(args) => kubernetes::run(args, world),
     }
+}
+
+/// This program, for a script to start.
+fn own_program() -> Result<PathBuf, Error> {
+    std::env::current_exe().map_err(|error| Error::usage(format!("the program's own path: {error}")))
 }
 
 /// A plan for a scheduler to run.
@@ -59,6 +65,16 @@ impl Work {
             }
         }
         Ok(work)
+    }
+
+    /// Where a script goes: as asked for, or else beside the plan.
+    fn script(&self, out: Option<&Path>, ending: &str, world: &World<'_>) -> Result<PathBuf, Error> {
+        out.map_or_else(|| Ok(self.path.with_extension(ending)), |path| Ok(world.storage.canonical_path(path)?))
+    }
+
+    fn document(&self, scheduler: &str, more: &Value) -> Value {
+        let about = json!({"scheduler": scheduler, "plan": self.path, "shards": self.n_shares});
+        with_fields(document_of("thalweg-launch", &about), more)
     }
 
     /// Paths of the plan, its sources and its outputs.

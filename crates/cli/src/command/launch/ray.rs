@@ -9,12 +9,11 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::shell_path;
 
-use super::Work;
+use super::{Work, own_program};
 use crate::args::RayArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 const MARK: &str = "# A merge by thalweg as tasks of Ray.";
 const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch ray`", MARK);
@@ -22,34 +21,21 @@ const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch ray`
 /// The script; words in capitals between `@` are replaced by Python literals.
 const TEMPLATE: &str = include_str!("ray_script.py");
 
-pub(super) fn run(args: &RayArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &RayArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let work = Work::open(&args.work, world)?;
-    let script = match &args.out {
-        Some(path) => world.storage.canonical_path(path)?,
-        None => work.path.with_extension("ray.py"),
-    };
-    let program = std::env::current_exe().map_err(|error| Error::usage(format!("the program's own path: {error}")))?;
+    let script = work.script(args.out.as_deref(), "ray.py", world)?;
     // A JSON string without control characters is a Python string too.
     let literal = |path: &std::path::Path| json!(path.to_string_lossy()).to_string();
     let replaced = [
         ("@SHARES@", work.n_shares.to_string()),
         ("@CPUS@", args.cpus.to_string()),
         ("@RETRIES@", args.retries.to_string()),
-        ("@PROGRAM@", literal(&program)),
+        ("@PROGRAM@", literal(&own_program()?)),
         ("@PLAN@", literal(&work.path)),
     ];
     let text = replaced.iter().fold(TEMPLATE.to_owned(), |text, (word, value)| text.replace(word, value));
     publish_file(&*world.storage, &script, text.as_bytes(), SCRIPT)?;
     let submit = format!("python3 {}", shell_path(&script));
-    messages.json(&json!({
-        "kind": "thalweg-launch",
-        "version": 1,
-        "scheduler": "ray",
-        "plan": work.path,
-        "shards": work.n_shares,
-        "script": script,
-        "submit": submit,
-    }));
-    messages.text(&format!("wrote `{}`\nnext: `{submit}` runs it on the cluster of `RAY_ADDRESS`\n", script.display()));
-    Ok(Outcome::Done)
+    let text = format!("wrote `{}`\nnext: `{submit}` runs it on the cluster of `RAY_ADDRESS`\n", script.display());
+    Ok(world.answer(&work.document("ray", &json!({"script": script, "submit": submit})), &text))
 }

@@ -13,12 +13,11 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::{shell_path, shell_word};
 
-use super::Work;
+use super::{Work, own_program};
 use crate::args::SlurmArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 
 const MARK: &str = "# A merge by thalweg as jobs of Slurm.";
 const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch slurm`", MARK);
@@ -27,34 +26,17 @@ const SCRIPT: OwnKind<'static> = OwnKind::text("a script of `thalweg launch slur
 const OWN_OPTIONS: [&str; 5] = ["--array", "--dependency", "--parsable", "--wrap", "--test-only"];
 const OWN_LETTERS: [&str; 2] = ["-a", "-d"];
 
-pub(super) fn run(args: &SlurmArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &SlurmArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_options(&args.options)?;
     let work = Work::open(&args.work, world)?;
-    let script = match &args.out {
-        Some(path) => world.storage.canonical_path(path)?,
-        None => work.path.with_extension("slurm.sh"),
-    };
-    let program = std::env::current_exe().map_err(|error| Error::usage(format!("the program's own path: {error}")))?;
-    let text = script_text(&work, &script, &program, &args.options);
+    let script = work.script(args.out.as_deref(), "slurm.sh", world)?;
+    let text = script_text(&work, &script, &own_program()?, &args.options);
     publish_file(&*world.storage, &script, text.as_bytes(), SCRIPT)?;
     let submit = format!("bash {}", shell_path(&script));
     let said = if args.submit { Some(submit_script(&script)?) } else { None };
-    messages.json(&json!({
-        "kind": "thalweg-launch",
-        "version": 1,
-        "scheduler": "slurm",
-        "plan": work.path,
-        "shards": work.n_shares,
-        "script": script,
-        "submit": submit,
-        "submitted": said,
-    }));
-    let script = script.display();
-    messages.text(&match said {
-        Some(said) => format!("wrote `{script}`\n{said}"),
-        None => format!("wrote `{script}`\nnext: `{submit}` submits it\n"),
-    });
-    Ok(Outcome::Done)
+    let document = work.document("slurm", &json!({"script": script, "submit": submit, "submitted": said}));
+    let next = said.unwrap_or_else(|| format!("next: `{submit}` submits it\n"));
+    Ok(world.answer(&document, &format!("wrote `{}`\n{next}", script.display())))
 }
 
 fn check_options(options: &[String]) -> Result<(), Error> {

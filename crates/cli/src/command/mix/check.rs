@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use thalweg_study::evaluator::Evaluator;
 use thalweg_study::mix::{CheckOutcome, CheckRequest, Verdict, check_components};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::display_name;
 
 use super::{components, source};
@@ -11,34 +12,32 @@ use crate::args::MixCheckArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
-use crate::messages::{Messages, document_of};
-use crate::options::or_dash;
+use crate::messages::document_of;
 use crate::scoring::{make_evaluator, open_suites};
 
-pub(super) fn run(args: &MixCheckArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &MixCheckArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
     let request = CheckRequest {
         base: source(&args.base, &args.run, &resolver)?,
         components: components(&args.component, &args.run, &resolver)?,
     };
-    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let suites = open_suites(&args.scoring, None, world)?;
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let scores = args.scoring.is_given();
     let mut evaluator: Option<Box<dyn Evaluator + '_>> = match scores {
         true => {
             let from = (request.base.path.as_path(), None);
-            Some(make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?)
+            Some(make_evaluator(&args.scoring, &suites, from, (world, &cx))?)
         }
         false => None,
     };
     let evaluator = evaluator.as_mut().map(|evaluator| &mut **evaluator as &mut dyn Evaluator);
     let outcome = check_components(&request, evaluator, (&resolver, &cx))?;
-    messages.json(&document_of("thalweg-mix-check", &outcome));
-    messages.text(&text(&outcome));
+    world.answer(&document_of("thalweg-mix-check", &outcome), &text(&outcome));
     if !scores {
-        messages.note("without `--suite`, the means of pairs are not scored");
+        world.note("without `--suite`, the means of pairs are not scored");
     }
-    Ok(if outcome.verdict == Verdict::Refuse { Outcome::No } else { Outcome::Done })
+    Ok(Outcome::when(outcome.verdict != Verdict::Refuse))
 }
 
 fn text(outcome: &CheckOutcome) -> String {

@@ -15,15 +15,14 @@ use crate::args::{MixArgs, MixCommand, RunArgs};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
 use crate::options::named_path;
 
-pub(crate) fn run(args: &MixArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &MixArgs, world: &World<'_>) -> Result<Outcome, Error> {
     match &args.what {
-        MixCommand::Plan(args) => plan::run(args, world, messages),
-        MixCommand::Check(args) => check::run(args, world, messages),
-        MixCommand::Search(args) => search::run(args, world, messages),
-        MixCommand::Validate(args) => validate::run(args, world, messages),
+        MixCommand::Plan(args) => plan::run(args, world),
+        MixCommand::Check(args) => check::run(args, world),
+        MixCommand::Search(args) => search::run(args, world),
+        MixCommand::Validate(args) => validate::run(args, world),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::args::MixPlanArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, document_of};
+use crate::messages::document_of;
 use crate::options::show_count;
 use crate::train_config::{WrittenConfigs, folder_of_config, read_config, start_of};
 
@@ -21,7 +21,7 @@ const CONFIGS: WrittenConfigs = WrittenConfigs {
     what: "a config that `mix plan` wrote",
 };
 
-pub(super) fn run(args: &MixPlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &MixPlanArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let config = args.config.as_deref().map(|path| read_config(path, world)).transpose()?;
     let names: Vec<String> = match (&config, args.domains.is_empty()) {
         (Some(config), true) => config.data.iter().map(|one| one.domain_name()).collect(),
@@ -41,9 +41,7 @@ pub(super) fn run(args: &MixPlanArgs, world: &World<'_>, messages: &Messages) ->
     if let (Some(config), Some(base), Some(out)) = (&config, &args.base, &args.out) {
         write_configs(&mut plan, config, (args.config.as_deref().unwrap_or(Path::new("")), base, out), world)?;
     }
-    messages.json(&document_of("thalweg-mix-plan", &plan));
-    messages.text(&text(args, &plan));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document_of("thalweg-mix-plan", &plan), &text(args, &plan)))
 }
 
 fn write_configs(

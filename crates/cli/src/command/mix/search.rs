@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use thalweg_study::mix::{MixSpace, SearchOptions, SearchOutcome, read_trials, search_mixtures};
+use thalweg_study::text::or_dash;
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
 
@@ -11,22 +12,22 @@ use crate::args::MixSearchArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
-use crate::messages::{Messages, document_of};
+use crate::messages::document_of;
 use crate::meter::ScoringMeter;
-use crate::options::{or_dash, show_cost, show_gain};
+use crate::options::{show_cost, show_gain};
 use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
-pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &MixSearchArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_scoring(&args.scoring, "which suite should score the merges?")?;
     let resolver = world.resolver();
     let components = components(&args.component, &args.run, &resolver)?;
     let names: Vec<String> = components.iter().map(|one| one.name.clone()).collect();
     let space = MixSpace::new(&names, &args.general, args.beta)?;
     let given = args.mixtures.as_deref().map(|path| read_trials(&*world.storage, path)).transpose()?;
-    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let suites = open_suites(&args.scoring, None, world)?;
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let from = (components[0].source.path.as_path(), None);
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx), messages)?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
     let n_given = given.as_ref().map(Vec::len);
     let mut options = SearchOptions {
         n: args.n,
@@ -40,13 +41,11 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) 
     };
     // The region's mean and what it is compared with come last.
     let n_models = n_given.unwrap_or_else(|| options.sizes().iter().fold(0, |sum, n| sum.saturating_add(*n))) + 1;
-    let meter = ScoringMeter::new(messages, n_models, "mixtures");
+    let meter = ScoringMeter::new(world.messages, n_models, "mixtures");
     let mut on_score = |n_done: usize| meter.show(n_done, None);
     options.on_score = &mut on_score;
     let outcome = search_mixtures((&components, &space), &mut *evaluator, options, (&resolver, &cx))?;
-    messages.json(&document_of("thalweg-mix-search", &outcome));
-    messages.text(&text(&outcome));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document_of("thalweg-mix-search", &outcome), &text(&outcome)))
 }
 
 fn text(outcome: &SearchOutcome) -> String {

@@ -3,21 +3,19 @@
 use std::fmt::Write;
 
 use thalweg_study::mix::{Validation, read_trials, validate_proxies};
+use thalweg_study::text::or_dash;
 
 use crate::args::MixValidateArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, document_of};
-use crate::options::or_dash;
+use crate::messages::document_of;
 
-pub(super) fn run(args: &MixValidateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(super) fn run(args: &MixValidateArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let trials = read_trials(&*world.storage, &args.trials)?;
     let references = read_trials(&*world.storage, &args.references)?;
     let found = validate_proxies(&trials, &references, args.seed)?;
-    messages.json(&document_of("thalweg-mix-validation", &found));
-    messages.text(&text(&found));
-    Ok(Outcome::Done)
+    Ok(world.answer(&document_of("thalweg-mix-validation", &found), &text(&found)))
 }
 
 fn text(found: &Validation) -> String {

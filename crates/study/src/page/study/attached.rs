@@ -1,9 +1,9 @@
 //! What other commands found: pictures and a table for each.
 
-use super::{open_scroller, write_columns};
 use crate::attachment::{Attachment, Picture, mixture_key};
 use crate::markup::Markup;
-use crate::page::figure::{write_figure, write_key_entry, write_swatches};
+use crate::page::figure::{KeyEntry, write_figure, write_key};
+use crate::page::table::{Table, write_row};
 use crate::svg::{Chart, Width, draw_chart, draw_ranges, draw_shares};
 
 pub(super) fn write_attachments(page: &mut Markup, attachments: &[Attachment]) {
@@ -18,69 +18,49 @@ pub(super) fn write_attachments(page: &mut Markup, attachments: &[Attachment]) {
 }
 
 fn write_picture(page: &mut Markup, picture: &Picture, caption: &str) {
-    page.element("figure").open();
     match picture {
-        Picture::Chart(chart) => {
-            write_key(page, chart);
-            write_figure(page, |width| draw_chart(chart, width), caption);
-        }
+        Picture::Chart(chart) => write_figure(page, &key_of(chart), |width| draw_chart(chart, width), caption),
         Picture::Charts(charts) => {
+            page.element("figure").open();
             // All have the series of the longest.
             if let Some(chart) = charts.iter().max_by_key(|chart| chart.series.len()) {
-                write_key(page, chart);
+                write_key(page, &key_of(chart));
             }
             page.element("div").attr("class", "charts").open();
             charts.iter().for_each(|chart| page.piece(draw_chart(chart, Width::Any)));
             page.close();
             page.element("figcaption").filled(caption);
+            page.close();
         }
         Picture::Ranges { rows, label } => {
-            page.element("ul").attr("class", "key").open();
-            for (mark, class, name) in mixture_key() {
-                write_key_entry(page, "none", Some((mark, class)), name);
-            }
-            page.close();
-            write_figure(page, |width| draw_ranges(rows, label, width), caption);
+            let key: Vec<_> = mixture_key().map(|(mark, class, name)| KeyEntry::mark(mark, class, name)).collect();
+            write_figure(page, &key, |width| draw_ranges(rows, label, width), caption);
         }
         Picture::Shares { shares, of_walk } => {
-            write_swatches(page, &[("merged", "these means"), ("raw", "means of a random walk")]);
-            write_figure(page, |width| draw_shares(shares, of_walk, width), caption);
+            let key = [KeyEntry::bar("merged", "these means"), KeyEntry::bar("raw", "means of a random walk")];
+            write_figure(page, &key, |width| draw_shares(shares, of_walk, width), caption);
         }
     }
-    page.close();
 }
 
-fn write_key(page: &mut Markup, chart: &Chart) {
-    let named: Vec<_> = chart.series.iter().filter(|series| !series.name.is_empty()).collect();
-    if named.is_empty() {
-        return;
-    }
-    page.element("ul").attr("class", "key").open();
-    for series in named {
+fn key_of(chart: &Chart) -> Vec<KeyEntry<'_>> {
+    let named = chart.series.iter().filter(|series| !series.name.is_empty());
+    let entries = named.map(|series| {
         let line = if series.has_line { series.class } else { "none" };
-        write_key_entry(page, line, series.mark.map(|mark| (mark, series.class)), &series.name);
-    }
-    page.close();
+        KeyEntry::line(line, series.mark.map(|mark| (mark, series.class)), &series.name)
+    });
+    entries.collect()
 }
 
 fn write_table(page: &mut Markup, attachment: &Attachment) {
-    open_scroller(page, attachment.title);
-    page.element("table").attr("class", "groups").open();
-    write_columns(page, &attachment.columns);
-    page.element("tbody").open();
-    for row in &attachment.rows {
-        page.element("tr").open();
-        for (i, cell) in row.iter().enumerate() {
-            match i {
-                0 => page.element("th").attr("scope", "row").filled(cell),
-                _ => page.element("td").attr("class", "number").filled(cell),
-            };
+    let table = Table { scroller: attachment.title, class: "groups", columns: &attachment.columns, ..Table::default() };
+    table.write(page, |page| {
+        for row in &attachment.rows {
+            if let Some((name, cells)) = row.split_first() {
+                write_row(page, ["", "number"], name, cells);
+            }
         }
-        page.close();
-    }
-    for _ in 0..3 {
-        page.close();
-    }
+    });
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use thalweg_tensor::counted;
 
-use super::write_columns;
 use crate::markup::Markup;
+use crate::page::table::Table;
 use crate::record::{ForecastRow, StudyRecord};
 use crate::study_view::measure_words;
 use crate::svg::{describe_forecast, draw_forecast_bar, forecast_range};
@@ -27,16 +27,14 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
          the thin one the 95 % interval; the circle is the newest raw checkpoint, the diamond the imitation.{truth}"
     );
     page.element("p").attr("class", "note").filled(text);
-    page.element("table").attr("class", "forecasts").open();
-    write_columns(page, &["anneal", "raw", "imitation", "forecast", "truth and error", "intervals"]);
-    page.element("tbody").open();
     let shown: Vec<&ForecastRow> = rows_of(record);
-    for &one in &shown {
-        let alike = record.forecasts.iter().filter(|other| other.task == one.task && other.measure == one.measure);
-        write_row(page, one, forecast_range(alike));
-    }
-    page.close();
-    page.close();
+    let columns = &["anneal", "raw", "imitation", "forecast", "truth and error", "intervals"];
+    Table { class: "forecasts", columns, ..Table::default() }.write(page, |page| {
+        for &one in &shown {
+            let alike = record.forecasts.iter().filter(|other| other.task == one.task && other.measure == one.measure);
+            write_row(page, one, forecast_range(alike));
+        }
+    });
     for rests_on in shown.iter().map(|one| one.rests_on.as_str()).collect::<BTreeSet<_>>() {
         page.element("p").attr("class", "note").filled(format!("Based on {rests_on}."));
     }

@@ -157,26 +157,7 @@ fn write_chooser(page: &mut Markup, what: &str, label: &str, options: impl Itera
 
 /// A block that is shown for one measure only.
 fn open_metric(page: &mut Markup, i: usize) {
-    let block = page.element("div").attr("data-metric", i);
-    if i == 0 { block } else { block.attr("hidden", "hidden") }.open();
-}
-
-/// Opens what scrolls sideways where a table is wider than the screen. It takes the focus, so that a keyboard can
-/// scroll it, and `label` is what a screen reader says there.
-pub(super) fn open_scroller(page: &mut Markup, label: &str) {
-    let scroller = page.element("div").attr("class", "scroll").attr("tabindex", "0");
-    scroller.attr("role", "group").attr("aria-label", label).open();
-}
-
-/// The head of a table: its columns.
-pub(super) fn write_columns(page: &mut Markup, columns: &[&str]) {
-    page.element("thead").open();
-    page.element("tr").open();
-    for column in columns {
-        page.element("th").attr("scope", "col").filled(column);
-    }
-    page.close();
-    page.close();
+    page.element("div").attr("data-metric", i).shown_if(i == 0).open();
 }
 
 /// Coefficients of the trials that can be pointed at; the script draws them as bars.

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::{open_metric, open_scroller, write_columns};
+use super::open_metric;
 use crate::markup::Markup;
-use crate::record::{GainRow, ScoreRow, TrialRow};
+use crate::page::table::Table;
+use crate::record::{ScoreRow, TrialRow};
 use crate::study_answer::gain_cell;
-use crate::study_view::{
-    Metric, StudyView, shared_decimals, short_digest, show_gain_interval, show_gain_row, window_words,
-};
+use crate::study_view::{Metric, StudyView, shared_decimals, show_gain_interval, show_gain_row, window_words};
 use crate::svg::{describe_trial, draw_interval, gain_range};
 use crate::table::TABLE_NAME;
+use crate::text::{first_digits, or_dash};
 use crate::watch::RECORD_NAME;
 
 /// Trials that are shown at once.
@@ -69,48 +69,53 @@ fn write_best(
 ) {
     let range = gain_range(rows.iter().filter_map(|row| row.2.gain));
     let decimals = shared_decimals(rows.iter().filter_map(|row| row.2.gain));
-    page.element("table").attr("class", "ranking").open();
-    page.element("caption").filled(metric.label());
-    write_columns(page, &["merge", "score", digest_name(view), "gain", "gain and 95 % interval"]);
-    page.element("tbody").open();
-    for (i, trial, score) in rows {
-        shown.insert(*i);
-        let is_chosen = view.is_chosen(trial);
-        page.element("tr").attr("class", if is_chosen { "chosen" } else { "merged" }).open();
-        page.element("th").attr("scope", "row").open();
-        let name = page.element("span").attr("class", "mark name").attr("tabindex", "0").attr("data-w", i);
-        name.attr("data-tip", describe_trial(trial, score)).filled(window_words(trial));
-        if is_chosen {
-            page.element("small").filled("chosen");
+    let columns = &["merge", "score", digest_name(view), "gain", "gain and 95 % interval"];
+    let table = Table { class: "ranking", caption: &metric.label(), columns, ..Table::default() };
+    table.write(page, |page| {
+        for (i, trial, score) in rows {
+            shown.insert(*i);
+            write_best_row(page, view, (*i, trial, score), (range, decimals));
         }
-        page.close();
-        page.element("td").attr("class", "number loss").open();
-        page.text(format!("{:.4}", score.value));
-        if let Some(error) = score.standard_error {
-            page.element("small").filled(format!("± {error:.4}"));
-        }
-        page.close();
-        page.element("td").attr("class", "number bits").open();
-        write_digest(page, trial);
-        page.close();
-        let (gain, word) = gain_cell(score.gain, decimals);
-        page.element("td").attr("class", "number").open();
-        page.text(gain);
-        page.element("small").filled(word);
-        page.close();
-        page.element("td").attr("class", "picture").open();
-        write_picture(page, trial, score.gain, range);
-        page.close();
-        page.close();
+    });
+}
+
+fn write_best_row(
+    page: &mut Markup,
+    view: &StudyView<'_>,
+    (i, trial, score): Row<'_>,
+    (range, decimals): ([f64; 2], usize),
+) {
+    let is_chosen = view.is_chosen(trial);
+    open_row(page, if is_chosen { "chosen" } else { "merged" }, (i, trial), &describe_trial(trial, score));
+    if is_chosen {
+        page.element("small").filled("chosen");
+    }
+    page.close();
+    page.element("td").attr("class", "number loss").open();
+    page.text(format!("{:.4}", score.value));
+    if let Some(error) = score.standard_error {
+        page.element("small").filled(format!("± {error:.4}"));
+    }
+    page.close();
+    write_digest(page, "number bits", trial);
+    let (gain, word) = gain_cell(score.gain, decimals);
+    page.element("td").attr("class", "number").open().text(gain).element("small").filled(word);
+    page.close();
+    page.element("td").attr("class", "picture").open();
+    if let Some(gain) = score.gain {
+        let title = format!("{}\ngain {}, {}", window_words(trial), show_gain_row(gain), show_gain_interval(gain));
+        page.piece(draw_interval(Some(gain), range, "merged", &title));
     }
     page.close();
     page.close();
 }
 
-fn write_picture(page: &mut Markup, trial: &TrialRow, gain: Option<GainRow>, range: [f64; 2]) {
-    let Some(gain) = gain else { return };
-    let title = format!("{}\ngain {}, {}", window_words(trial), show_gain_row(gain), show_gain_interval(gain));
-    page.piece(draw_interval(Some(gain), range, "merged", &title));
+/// Opens a row and its name, which can be pointed at.
+fn open_row(page: &mut Markup, class: &str, (i, trial): (usize, &TrialRow), tip: &str) {
+    page.element("tr").attr("class", class).open();
+    page.element("th").attr("scope", "row").open();
+    let name = page.element("span").attr("class", "mark name").attr("tabindex", "0").attr("data-w", i);
+    name.attr("data-tip", tip).filled(window_words(trial));
 }
 
 /// Where all of them are.
@@ -123,10 +128,12 @@ fn digest_name(view: &StudyView<'_>) -> &'static str {
     if view.record.is_watched { "digest" } else { "plan" }
 }
 
-fn write_digest(page: &mut Markup, trial: &TrialRow) {
+fn write_digest(page: &mut Markup, class: &str, trial: &TrialRow) {
     let digest = if trial.plan_digest.is_empty() { trial.params_digest.as_deref() } else { Some(&*trial.plan_digest) };
     let digest = digest.unwrap_or_default();
-    page.element("code").attr("title", digest).filled(short_digest(digest));
+    page.element("td").class(class).open();
+    page.element("code").attr("title", digest).filled(first_digits(digest, 8));
+    page.close();
 }
 
 /// The newest merges of a run that is watched, where nothing was scored.
@@ -137,24 +144,17 @@ pub(super) fn write_unscored(page: &mut Markup, view: &StudyView<'_>, shown: &mu
     let mut trials: Vec<(usize, &TrialRow)> = view.record.trials.iter().enumerate().collect();
     trials.sort_by_key(|(_, trial)| std::cmp::Reverse(trial.end_step));
     page.element("h2").filled("Newest merges");
-    page.element("table").attr("class", "ranking").open();
-    write_columns(page, &["merge", "folder", "digest"]);
-    page.element("tbody").open();
-    for (i, trial) in trials.into_iter().take(N_BEST) {
-        shown.insert(i);
-        page.element("tr").attr("class", "merged").open();
-        page.element("th").attr("scope", "row").open();
-        let name = page.element("span").attr("class", "mark name").attr("tabindex", "0").attr("data-w", i);
-        name.attr("data-tip", window_words(trial)).filled(window_words(trial));
-        page.close();
-        page.element("td").filled(trial.path.as_deref().unwrap_or(&trial.name));
-        page.element("td").open();
-        write_digest(page, trial);
-        page.close();
-        page.close();
-    }
-    page.close();
-    page.close();
+    let table = Table { class: "ranking", columns: &["merge", "folder", "digest"], ..Table::default() };
+    table.write(page, |page| {
+        for (i, trial) in trials.into_iter().take(N_BEST) {
+            shown.insert(i);
+            open_row(page, "merged", (i, trial), &window_words(trial));
+            page.close();
+            page.element("td").filled(trial.path.as_deref().unwrap_or(&trial.name));
+            write_digest(page, "", trial);
+            page.close();
+        }
+    });
 }
 
 fn write_rest(page: &mut Markup, view: &StudyView<'_>, rows: &[Row<'_>]) {
@@ -168,25 +168,19 @@ fn write_rest(page: &mut Markup, view: &StudyView<'_>, rows: &[Row<'_>]) {
         String::new()
     };
     page.element("summary").filled(format!("The other {n_shown}{left}"));
-    open_scroller(page, "Ranking");
-    page.element("table").open();
-    write_columns(page, &["rank", "merge", "score", "gain", "95 % interval", digest_name(view)]);
-    page.element("tbody").open();
-    for (rank, (_, trial, score)) in rows.iter().take(most).enumerate() {
-        page.element("tr").open();
-        page.element("td").filled(rank + N_BEST + 1);
-        page.element("th").attr("scope", "row").filled(window_words(trial));
-        page.element("td").filled(format!("{:.4}", score.value));
-        page.element("td").filled(gain_cell(score.gain, decimals).0);
-        let interval = score.gain.and_then(|gain| gain.interval_95);
-        let interval = interval.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}"));
-        page.element("td").filled(interval);
-        page.element("td").open();
-        write_digest(page, trial);
-        page.close();
-        page.close();
-    }
-    for _ in 0..4 {
-        page.close();
-    }
+    let columns = &["rank", "merge", "score", "gain", "95 % interval", digest_name(view)];
+    Table { scroller: "Ranking", columns, ..Table::default() }.write(page, |page| {
+        for (rank, (_, trial, score)) in rows.iter().take(most).enumerate() {
+            page.element("tr").open();
+            page.element("td").filled(rank + N_BEST + 1);
+            page.element("th").attr("scope", "row").filled(window_words(trial));
+            page.element("td").filled(format!("{:.4}", score.value));
+            page.element("td").filled(gain_cell(score.gain, decimals).0);
+            let interval = score.gain.and_then(|gain| gain.interval_95);
+            page.element("td").filled(or_dash(interval, |[low, high]| format!("{low:+.4} to {high:+.4}")));
+            write_digest(page, "", trial);
+            page.close();
+        }
+    });
+    page.close();
 }

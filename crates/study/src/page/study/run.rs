@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{open_metric, open_scroller, write_columns};
+use super::open_metric;
 use crate::markup::Markup;
-use crate::page::figure::write_key_entry;
+use crate::page::figure::{KeyEntry, write_key};
+use crate::page::table::{Table, write_row};
+use crate::record::RawRow;
 use crate::study_view::{Metric, StudyView};
 use crate::svg::{Extent, Mark, RunPicture, StepAxis, Width, draw_study_run, end_from};
+use crate::text::or_dash;
 
 /// Rows of the table below the picture.
 const MAX_ROWS: usize = 400;
@@ -28,7 +31,7 @@ pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxi
     for (i, metric) in view.pictured().iter().enumerate() {
         open_metric(page, i);
         page.element("figure").open();
-        write_key(page, view, *metric);
+        write_key(page, &key_of(view, *metric));
         write_pictures(page, view, (i, *metric), Extent::Whole, axes, shown);
         let training = if metric.measure == "nats_per_token" && !record.training.is_empty() {
             " Training loss may go beyond the edge: the scores set the range."
@@ -102,8 +105,7 @@ fn geometries(axes: &[StepAxis], view: &StudyView<'_>) -> Vec<(Vec<StepAxis>, us
 
 fn open_geometry(page: &mut Markup, axes: &[StepAxis]) {
     let names: Vec<&str> = axes.iter().map(|axis| axis.kind.name()).collect();
-    let block = page.element("div").attr("data-axis", names.join(" "));
-    if names.first() == Some(&"steps") { block } else { block.attr("hidden", "hidden") }.open();
+    page.element("div").attr("data-axis", names.join(" ")).shown_if(names.first() == Some(&"steps")).open();
 }
 
 fn write_pictures(
@@ -126,32 +128,25 @@ fn write_pictures(
     }
 }
 
-fn write_key(page: &mut Markup, view: &StudyView<'_>, metric: Metric<'_>) {
+fn key_of<'a>(view: &StudyView<'_>, metric: Metric<'_>) -> Vec<KeyEntry<'a>> {
     let record = view.record;
-    page.element("ul").attr("class", "key").open();
-    if metric.measure == "nats_per_token" && !record.training.is_empty() {
-        write_key_entry(page, "training", None, "training loss");
-    }
-    if record.raws.iter().any(|raw| metric.find(&raw.scores).is_some()) {
-        write_key_entry(page, "raw", Some((Mark::Circle, "raw")), "raw checkpoints");
-    }
-    if record.trials.iter().any(|trial| metric.find(&trial.scores).is_some()) {
-        write_key_entry(page, "none", Some((Mark::Diamond, "merged")), "merges");
-        if view.chosen().is_some() {
-            write_key_entry(page, "none", Some((Mark::Diamond, "merged chosen")), "the chosen one");
-        }
-    }
-    if record.forecasts.iter().any(|one| one.task == metric.task && one.measure == metric.measure) {
-        let name = "forecast with 80 % and 95 % interval";
-        write_key_entry(page, "forecast", Some((Mark::Triangle, "forecast")), name);
-    }
-    if record.annealed.iter().any(|raw| metric.find(&raw.scores).is_some()) {
-        write_key_entry(page, "annealed", Some((Mark::Square, "annealed")), "really annealed");
-    }
-    if !record.spikes.is_empty() {
-        write_key_entry(page, "none", Some((Mark::Flag, "spike")), "spike");
-    }
-    page.close();
+    let has_raws = |raws: &[RawRow]| raws.iter().any(|raw| metric.find(&raw.scores).is_some());
+    let has_merges = record.trials.iter().any(|trial| metric.find(&trial.scores).is_some());
+    let has_loss = metric.measure == "nats_per_token" && !record.training.is_empty();
+    let forecast = "forecast with 80 % and 95 % interval";
+    let entries = [
+        (has_loss, KeyEntry::line("training", None, "training loss")),
+        (has_raws(&record.raws), KeyEntry::line("raw", Some((Mark::Circle, "raw")), "raw checkpoints")),
+        (has_merges, KeyEntry::mark(Mark::Diamond, "merged", "merges")),
+        (has_merges && view.chosen().is_some(), KeyEntry::mark(Mark::Diamond, "merged chosen", "the chosen one")),
+        (
+            view.forecasts_of(metric).next().is_some(),
+            KeyEntry::line("forecast", Some((Mark::Triangle, "forecast")), forecast),
+        ),
+        (has_raws(&record.annealed), KeyEntry::line("annealed", Some((Mark::Square, "annealed")), "really annealed")),
+        (!record.spikes.is_empty(), KeyEntry::mark(Mark::Flag, "spike", "spike")),
+    ];
+    entries.into_iter().filter(|(is_drawn, _)| *is_drawn).map(|(_, entry)| entry).collect()
 }
 
 /// Raw and annealed checkpoints as numbers; merges have their own table.
@@ -169,20 +164,13 @@ fn write_table(page: &mut Markup, view: &StudyView<'_>, metric: Metric<'_>) {
     page.element("details").open();
     let note = if every > 1 { format!(" (every {every}th; all are in study.csv)") } else { String::new() };
     page.element("summary").filled(format!("Raw and annealed checkpoints as a table{note}"));
-    open_scroller(page, "Raw and annealed checkpoints");
-    page.element("table").open();
-    write_columns(page, &["model", "step", "value", "standard error", "n"]);
-    page.element("tbody").open();
-    for (what, step, score) in rows.iter().rev().step_by(every) {
-        page.element("tr").attr("class", what).open();
-        page.element("th").attr("scope", "row").filled(what);
-        let error = score.standard_error.map_or_else(|| "-".to_owned(), |error| format!("{error:.4}"));
-        for cell in [step.to_string(), format!("{:.4}", score.value), error, score.n.to_string()] {
-            page.element("td").attr("class", "number").filled(cell);
+    let columns = &["model", "step", "value", "standard error", "n"];
+    Table { scroller: "Raw and annealed checkpoints", columns, ..Table::default() }.write(page, |page| {
+        for (what, step, score) in rows.iter().rev().step_by(every) {
+            let error = or_dash(score.standard_error, |error| format!("{error:.4}"));
+            let cells = [step.to_string(), format!("{:.4}", score.value), error, score.n.to_string()];
+            write_row(page, [what, "number"], what, cells);
         }
-        page.close();
-    }
-    for _ in 0..4 {
-        page.close();
-    }
+    });
+    page.close();
 }

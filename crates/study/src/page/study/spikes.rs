@@ -3,8 +3,8 @@
 use thalweg_tensor::counted;
 
 use super::run::write_training;
-use super::{open_scroller, write_columns};
 use crate::markup::Markup;
+use crate::page::table::{Table, write_row};
 use crate::record::SpikeRow;
 use crate::study_view::StudyView;
 use crate::svg::StepAxis;
@@ -44,22 +44,18 @@ fn write_table(page: &mut Markup, spikes: &[&SpikeRow]) {
     if spikes.is_empty() {
         return;
     }
-    open_scroller(page, "Loss spikes");
-    page.element("table").open();
-    write_columns(page, &["onset", "peak", "back at", "seen in"]);
-    page.element("tbody").open();
-    for spike in spikes.iter().rev().take(MAX_ROWS) {
-        page.element("tr").open();
-        page.element("th").attr("scope", "row").filled(format!("step {}", spike.onset));
-        let end = spike.end.map_or_else(|| "did not recover".to_owned(), |end| end.to_string());
-        for cell in [spike.peak.to_string(), end, spike.signal.clone()] {
-            page.element("td").filled(cell);
+    let columns = &["onset", "peak", "back at", "seen in"];
+    Table { scroller: "Loss spikes", columns, ..Table::default() }.write(page, |page| {
+        for spike in spikes.iter().rev().take(MAX_ROWS) {
+            let end = spike.end.map_or_else(|| "did not recover".to_owned(), |end| end.to_string());
+            write_row(
+                page,
+                [""; 2],
+                format!("step {}", spike.onset),
+                [spike.peak.to_string(), end, spike.signal.clone()],
+            );
         }
-        page.close();
-    }
-    for _ in 0..3 {
-        page.close();
-    }
+    });
     if spikes.len() > MAX_ROWS {
         let text = format!("{} earlier ones are in study.json.", spikes.len() - MAX_ROWS);
         page.element("p").attr("class", "note").filled(text);

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{open_metric, open_scroller, write_chooser};
+use super::{open_metric, write_chooser};
 use crate::markup::Markup;
+use crate::page::table::Table;
 use crate::record::{ScoreRow, TrialRow};
 use crate::study_view::{Metric, StudyView};
 use crate::svg::describe_trial;
 use crate::text::show_whole;
+use crate::values::unique;
 
 /// End steps that get a map, the newest ones.
 const MAX_ENDS: usize = 12;
@@ -28,8 +30,7 @@ pub(super) fn write_maps(page: &mut Markup, view: &StudyView<'_>) {
     for (i, metric) in view.pictured().iter().enumerate() {
         open_metric(page, i);
         for (j, &end) in ends.iter().enumerate() {
-            let block = page.element("div").attr("data-end", end);
-            if j == 0 { block } else { block.attr("hidden", "hidden") }.open();
+            page.element("div").attr("data-end", end).shown_if(j == 0).open();
             write_end(page, view, *metric, end);
             page.close();
         }
@@ -91,13 +92,7 @@ fn write_end(page: &mut Markup, view: &StudyView<'_>, metric: Metric<'_>, end: u
         write(page, &format!("To step {end}{title}{unit}: {}", metric.label()), &cells_by(&rows, column));
         return;
     }
-    let mut schemes: Vec<&str> = Vec::new();
-    for (trial, _) in &rows {
-        if !schemes.contains(&trial.scheme.as_str()) {
-            schemes.push(&trial.scheme);
-        }
-    }
-    for scheme in schemes {
+    for scheme in unique(rows.iter().map(|row| row.0.scheme.as_str())) {
         let of_scheme: Vec<_> = rows.iter().filter(|row| row.0.scheme == scheme).copied().collect();
         write(page, &format!("{scheme}, to step {end}: {}", metric.label()), &cells_by(&of_scheme, Column::interval));
     }
@@ -145,29 +140,19 @@ fn write_map(page: &mut Markup, view: &StudyView<'_>, map: &Map<'_>) {
     let columns: BTreeSet<&Column> = map.cells.keys().map(|key| &key.1).collect();
     let counts: BTreeSet<usize> = map.cells.keys().map(|key| key.0).collect();
     let n_rows = MAX_CELLS / columns.len().max(1);
-    open_scroller(page, map.title);
-    page.element("table").attr("class", "map").open();
-    page.element("caption").filled(map.title);
-    page.element("thead").open();
-    page.element("tr").open();
-    page.element("th").attr("scope", "col").filled("count");
-    for column in &columns {
-        page.element("th").attr("scope", "col").filled(column.name());
-    }
-    page.close();
-    page.close();
-    page.element("tbody").open();
-    for &count in counts.iter().take(n_rows) {
-        page.element("tr").open();
-        page.element("th").attr("scope", "row").filled(count);
-        for column in &columns {
-            write_cell(page, view, map, map.cells.get(&(count, (*column).clone())).copied());
+    let names: Vec<String> = columns.iter().map(|column| column.name()).collect();
+    let names: Vec<&str> = std::iter::once("count").chain(names.iter().map(String::as_str)).collect();
+    let table = Table { scroller: map.title, class: "map", caption: map.title, columns: &names };
+    table.write(page, |page| {
+        for &count in counts.iter().take(n_rows) {
+            page.element("tr").open();
+            page.element("th").attr("scope", "row").filled(count);
+            for column in &columns {
+                write_cell(page, view, map, map.cells.get(&(count, (*column).clone())).copied());
+            }
+            page.close();
         }
-        page.close();
-    }
-    for _ in 0..3 {
-        page.close();
-    }
+    });
     if counts.len() > n_rows {
         let text = format!("{} more counts are in study.csv.", counts.len() - n_rows);
         page.element("p").attr("class", "note").filled(text);

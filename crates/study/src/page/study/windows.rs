@@ -2,9 +2,10 @@
 
 use super::open_metric;
 use crate::markup::Markup;
-use crate::page::figure::{write_figure, write_key_entry};
+use crate::page::figure::{KeyEntry, write_figure};
 use crate::study_view::{EndTrial, Metric, StudyView};
 use crate::svg::{Mark, SCHEME_CLASSES, draw_lengths, draw_windows};
+use crate::values::unique;
 
 /// Most merges on the map of checkpoints.
 const MAX_ROWS: usize = 12;
@@ -21,16 +22,11 @@ pub(super) fn write_lengths(page: &mut Markup, view: &StudyView<'_>) {
         let trials = view.at_the_end(metric);
         let schemes = schemes_of(&trials);
         open_metric(page, i);
-        page.element("figure").open();
-        page.element("ul").attr("class", "key").open();
-        for (scheme, class) in schemes.iter().zip(SCHEME_CLASSES) {
-            write_key_entry(page, class, Some((Mark::Diamond, class)), scheme);
-        }
-        page.close();
+        let entry = |(scheme, class)| KeyEntry::line(class, Some((Mark::Diamond, class)), scheme);
+        let key: Vec<_> = schemes.iter().copied().zip(SCHEME_CLASSES).map(entry).collect();
         let caption = "A longer window averages out more noise but lags further behind: the best \
                        length balances the two. All merges here end at the same step.";
-        write_figure(page, |width| draw_lengths(view, metric, (&trials, &schemes), width), caption);
-        page.close();
+        write_figure(page, &key, |width| draw_lengths(view, metric, (&trials, &schemes), width), caption);
         page.close();
     }
 }
@@ -45,12 +41,7 @@ fn has_lengths(view: &StudyView<'_>, metric: Metric<'_>) -> bool {
 }
 
 fn schemes_of<'a>(trials: &[EndTrial<'a>]) -> Vec<&'a str> {
-    let mut schemes: Vec<&str> = Vec::new();
-    for one in trials {
-        if !schemes.contains(&one.trial.scheme.as_str()) {
-            schemes.push(&one.trial.scheme);
-        }
-    }
+    let mut schemes = unique(trials.iter().map(|one| one.trial.scheme.as_str()));
     schemes.truncate(SCHEME_CLASSES.len());
     schemes
 }
@@ -69,13 +60,11 @@ pub(super) fn write_coefficients(page: &mut Markup, view: &StudyView<'_>) {
         trials.truncate(MAX_ROWS);
     }
     page.element("h2").filled("What went into each merge");
-    page.element("figure").open();
     let which =
         if n_trials > MAX_ROWS { format!("The first {MAX_ROWS} of {n_trials} in rank. ") } else { String::new() };
     let caption = format!(
         "{which}One row per merge, one bar per checkpoint; the ticks below are the raw checkpoints that exist. \
          Bars show coefficients, each row on its own scale; point at a bar to see its value."
     );
-    write_figure(page, |width| draw_windows(view, &trials, width), &caption);
-    page.close();
+    write_figure(page, &[], |width| draw_windows(view, &trials, width), &caption);
 }
