@@ -52,6 +52,13 @@ impl<'a> World<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&is_repeated)))
                 .map_err(Error::Signal)?;
         }
+        let host = ProcessHost::start();
+        // The end of a terminal is an interruption too: a command that scores is in a group for itself, and would be left
+        // to run. It may be told twice, by the shell and the system, so that only the others end the program at once.
+        // What `nohup` started survives it, as before; so does the default where nothing says who started it.
+        if host.ignores_hangup() == Some(false) {
+            signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&interrupt)).map_err(Error::Signal)?;
+        }
         // Else a limit of file sizes (`ulimit -f`) would end the program without a word; now the write fails.
         signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map_err(Error::Signal)?;
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -65,7 +72,7 @@ impl<'a> World<'a> {
             pool: CheckpointPool::new(&storage),
             storage,
             reading,
-            host: ProcessHost::start(),
+            host,
             progress: CliProgress::new(messages),
             interrupt,
             n_threads,

@@ -572,7 +572,9 @@ fn warnings(law: &MergeLaw, base: Option<f64>, pool: Option<u32>) -> Vec<String>
     /// A share of resamples at a bound that says something.
     const MANY: f64 = 0.05;
     let mut warnings = Vec::new();
-    let rise = law.points.windows(2).find(|pair| pair[1].loss > pair[0].loss);
+    // Means of equal losses differ by their rounding.
+    let is_rise = |pair: &&[LawPoint]| pair[1].loss - pair[0].loss > 1e-12 * pair[0].loss.abs();
+    let rise = law.points.windows(2).find(is_rise);
     if let Some([before, after]) = rise {
         let hint = if law.axis == Axis::Experts { "; for checkpoints of one run add `--checkpoints`" } else { "" };
         warnings.push(format!(
