@@ -211,7 +211,7 @@ def test_checkpoints_of_a_compiled_model_fill_a_plain_one_and_trials_a_compiled_
     model = Model()
     assert thalweg.merge(thalweg.plan(tmp_path, last=1)).load_into(model) == ([], [])
     assert all(torch.equal(value, saved[f"_orig_mod.{name}"]) for name, value in model.state_dict().items())
-    model.linear = compiled(model.linear)
+    model.linear = compiled(model.linear)  # type: ignore[assignment]
     assert len(list(thalweg.sweep(tmp_path, [1, 2]).trials(model))) == 3
 
 
@@ -219,7 +219,11 @@ def test_a_state_dict_of_copies_is_refused_and_the_hint_works(tmp_path: Path) ->
     # FSDP1 does this. What is written to the copies would be lost.
     merge, expected = merged(tmp_path)
     model = Model()
-    model._register_state_dict_hook(lambda _module, state, *_: {name: value.clone() for name, value in state.items()})
+
+    def copy_all(_module: object, state: dict[str, torch.Tensor], *_: object) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in state.items()}
+
+    model._register_state_dict_hook(copy_all)  # type: ignore[no-untyped-call]
     for strict in (True, False):
         with pytest.raises(thalweg.UsageError, match="is a copy") as refused:
             merge.load_into(model, strict=strict)
