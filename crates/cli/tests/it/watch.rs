@@ -236,7 +236,7 @@ fn a_run_that_was_rolled_back_and_went_on_while_nothing_watched_is_merged_to_its
     // Saves at times that are apart on any file system.
     let now = std::time::SystemTime::now();
     let save_at = |step: u64, seconds: u64| {
-        save(&run_path, step, 1000 + step);
+        save(&run_path, step, step + seconds);
         let file = std::fs::File::options().write(true).open(checkpoint(&run_path, step)).unwrap();
         file.set_modified(now + std::time::Duration::from_secs(seconds)).unwrap();
     };
