@@ -53,9 +53,9 @@ impl<'a> World<'a> {
                 .map_err(Error::Signal)?;
         }
         let host = ProcessHost::start();
-        // The end of a terminal is an interruption too: a command that scores is in a group for itself, and would be left
-        // to run. It may be told twice, by the shell and the system, so that only the others end the program at once.
-        // What `nohup` started survives it, as before; so does the default where nothing says who started it.
+        // The end of a terminal is an interruption too: a command that scores is in a group for itself, and would be
+        // left to run. The shell and the system may both tell of it, so a second time does not end the program at once.
+        // What `nohup` started survives. Where the system does not say what did, the signal does what it always does.
         if host.ignores_hangup() == Some(false) {
             signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&interrupt)).map_err(Error::Signal)?;
         }

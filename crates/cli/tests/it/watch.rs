@@ -234,11 +234,11 @@ fn a_run_that_was_rolled_back_and_went_on_while_nothing_watched_is_merged_to_its
     let windows = ["--windows", "sma:2"];
     assert_eq!(watch(&run_path, &out, &windows).0, 0);
     // Saves at times that are apart on any file system.
-    let now = std::time::SystemTime::now();
+    let begin = std::fs::metadata(checkpoint(&run_path, 400)).unwrap().modified().unwrap();
     let save_at = |step: u64, seconds: u64| {
         save(&run_path, step, step + seconds);
         let file = std::fs::File::options().write(true).open(checkpoint(&run_path, step)).unwrap();
-        file.set_modified(now + std::time::Duration::from_secs(seconds)).unwrap();
+        file.set_modified(begin + std::time::Duration::from_secs(seconds)).unwrap();
     };
     for step in [300, 400, 500, 600] {
         save_at(step, step);
