@@ -113,9 +113,10 @@ pub fn check_places<'a>(outputs: impl Iterator<Item = &'a OutputPlan>, storage: 
 
 /// Receipts are JSON, which holds text: other paths could not be written down once the work is done.
 fn check_texts(plan: &MergePlan) -> Result<(), Error> {
-    let mut paths = plan.outputs.iter().flat_map(|output| {
-        output.sources.iter().map(|source| &source.path).chain(std::iter::once(&output.path))
-    });
+    let mut paths = plan
+        .outputs
+        .iter()
+        .flat_map(|output| output.sources.iter().map(|source| &source.path).chain(std::iter::once(&output.path)));
     match paths.find(|path| path.to_str().is_none()) {
         Some(path) => Err(Error::PlanInvalid {
             what: format!("the path `{}` is not UTF-8 text, so no receipt can name it: rename it", path.display()),

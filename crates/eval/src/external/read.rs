@@ -193,7 +193,8 @@ mod tests {
         let row = |task: &str, value: f64, error: f64| {
             format!(r#"{{"task": "{task}", "value": {value}, "stderr": {error}, "higher_is_better": true}}"#)
         };
-        let rows = [row("a", 1.0, 0.5), row("b", 1.0, 0.5), row("a", 2.0, 0.5), row("b", 1.0, 0.5), row("c", 1.0, -0.5)];
+        let rows =
+            [row("a", 1.0, 0.5), row("b", 1.0, 0.5), row("a", 2.0, 0.5), row("b", 1.0, 0.5), row("c", 1.0, -0.5)];
         let results = read(&format!("[{}]", rows.join(","))).unwrap();
         assert_eq!(results.scores.iter().map(|score| score.task.as_str()).collect::<Vec<_>>(), ["b"]);
         let refused: Vec<_> = results.refused.iter().map(|one| (one.task.as_str(), one.why.as_str())).collect();

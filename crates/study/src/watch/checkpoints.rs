@@ -182,7 +182,9 @@ impl KnownCheckpoints {
             rewritten.push((known.step, written_ns));
             changed.insert(one.path.clone());
         }
-        let Some((first, since_ns)) = rewritten.into_iter().min_by_key(|(step, _)| *step) else { return Ok(Vec::new()) };
+        let Some((first, since_ns)) = rewritten.into_iter().min_by_key(|(step, _)| *step) else {
+            return Ok(Vec::new());
+        };
         // If the last look was long ago, the run may have written more steps since it was rolled back.
         let is_since = |ns: Option<u128>| ns.zip(since_ns).is_some_and(|(ns, since_ns)| ns >= since_ns);
         changed.extend(appeared.into_iter().filter(|(_, ns)| is_since(*ns)).map(|(path, _)| path));

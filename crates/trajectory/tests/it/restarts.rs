@@ -544,7 +544,8 @@ fn a_log_that_begins_with_its_newest_record_is_read_from_its_end() {
     check_entries(&log, &ascending[..29]);
     assert_eq!(log.notes(), [LogNote::NewestFirst, LogNote::Rewound { from: Step(400), to: Step(200) }]);
     // A better column for the loss appears in an older record.
-    let mixed = "{\"step\":4,\"my_loss\":9}\n{\"step\":3,\"my_loss\":9}\n{\"step\":2,\"loss\":7}\n{\"step\":1,\"loss\":8}\n";
+    let mixed =
+        "{\"step\":4,\"my_loss\":9}\n{\"step\":3,\"my_loss\":9}\n{\"step\":2,\"loss\":7}\n{\"step\":1,\"loss\":8}\n";
     assert_eq!(read(mixed).entries(), [entry(1, 8.0), entry(2, 7.0)]);
     // Three steps that fall are one resumption after another.
     assert_eq!(read(&newest_first(&[10, 20, 30])).notes(), [LogNote::Rewound { from: Step(30), to: Step(20) }]);
