@@ -164,7 +164,8 @@ pub(crate) fn explain_header_error(error: Error, file: &dyn ReadAt, path: &Path)
     let mut first = [0; LOOK_BYTES];
     let n_bytes = LOOK_BYTES.min(thalweg_tensor::to_index(file.info().len_bytes));
     match file.read_exact_at(0, &mut first[..n_bytes]) {
-        // A length that is small enough to be one begins with many zeros and meets no word of the tables.
+        // A damaged header is still one: the length before it may begin with any byte, such as that of a pickle.
+        Ok(()) if first.get(4..9) == Some(b"\0\0\0\0{") => error,
         Ok(()) => recognise_file(path, &first[..n_bytes]).unwrap_or(error),
         Err(_) => error,
     }

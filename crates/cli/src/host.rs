@@ -57,6 +57,13 @@ impl<'a> World<'a> {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&is_repeated)))
                 .map_err(Error::Signal)?;
         }
+        let host = ProcessHost::start();
+        // The end of a terminal is an interruption too: a command that scores is in a group for itself, and would be
+        // left to run. The shell and the system may both tell of it, so a second time does not end the program at once.
+        // What `nohup` started survives. Where the system does not say what did, the signal does what it always does.
+        if host.ignores_hangup() == Some(false) {
+            signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&interrupt)).map_err(Error::Signal)?;
+        }
         // Else a limit of file sizes (`ulimit -f`) would end the program without a word; now the write fails.
         signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map_err(Error::Signal)?;
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -71,7 +78,7 @@ impl<'a> World<'a> {
             storage,
             reading,
             messages,
-            host: ProcessHost::start(),
+            host,
             progress: CliProgress::new(messages),
             interrupt,
             n_threads,

@@ -183,6 +183,9 @@ impl fmt::Display for Difference {
                     write!(f, "\n  {label}  {shape} {}  {file}", dtype.name().to_lowercase())
                 })
             }
+            Self::Refused { tensor, dtype: Dtype::C64 } => {
+                write!(f, "tensor `{}` holds complex numbers (C64), which cannot be averaged", display_name(tensor))
+            }
             Self::Refused { tensor, dtype } => write!(
                 f,
                 "tensor `{}` is {dtype} and differs between sources: such codes have separate scales, so they can \

@@ -46,6 +46,7 @@ impl<'a> Pending<'a> {
         run: &RunContext<'_>,
     ) -> Result<Self, Error> {
         let storage = &*run.storage;
+        check_texts(plan)?;
         check_nesting(plan, storage)?;
         let look = |output: &'a OutputPlan| {
             refuse_sources(storage, output, sources)?;
@@ -108,6 +109,20 @@ pub fn check_places<'a>(outputs: impl Iterator<Item = &'a OutputPlan>, storage: 
         check_stage(storage, output, options)?;
     }
     Ok(())
+}
+
+/// Receipts are JSON, which holds text: other paths could not be written down once the work is done.
+fn check_texts(plan: &MergePlan) -> Result<(), Error> {
+    let mut paths = plan
+        .outputs
+        .iter()
+        .flat_map(|output| output.sources.iter().map(|source| &source.path).chain(std::iter::once(&output.path)));
+    match paths.find(|path| path.to_str().is_none()) {
+        Some(path) => Err(Error::PlanInvalid {
+            what: format!("the path `{}` is not UTF-8 text, so no receipt can name it: rename it", path.display()),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// No output may be inside another: replacing the outer one would remove it.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyString};
 use thalweg_checkpoint::{Params, ReadOptions, RenameError, RenameMap};
 use thalweg_merge::Ratio;
 use thalweg_study::request::{GivenModel, MergeRequest, OPTION_NAMES, read_rename_map};
@@ -88,7 +88,12 @@ pub(crate) fn merge_request(
             return Err(unknown_option(&name));
         }
         if !value.is_none() {
-            request.set_option(&name, &values_of(&value)?)?;
+            let mut values = values_of(&value)?;
+            if name == "dtype" {
+                // `torch.bfloat16` prints itself with its module.
+                values.iter_mut().for_each(|value| *value = value.trim_start_matches("torch.").to_owned());
+            }
+            request.set_option(&name, &values)?;
         }
     }
     Ok(request)
@@ -113,7 +118,7 @@ fn parse_coefficient(path: &Path, coefficient: &Bound<'_, PyAny>) -> Result<Rati
     })
 }
 
-/// The values of an option as text: one, or those of a list. A dict has its items as `NAME=VALUE`.
+/// The values of an option as text: one, or those of a sequence. A dict has its items as `NAME=VALUE`.
 fn values_of(value: &Bound<'_, PyAny>) -> Result<Vec<String>> {
     if let Ok(dict) = value.cast::<PyDict>() {
         let item = |(name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
@@ -121,10 +126,13 @@ fn values_of(value: &Bound<'_, PyAny>) -> Result<Vec<String>> {
         };
         return dict.iter().map(item).collect();
     }
-    if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
-        return value.try_iter()?.map(|item| text_of(&item?)).collect();
+    // Lists, tuples, ranges, arrays; not sets, which have no order.
+    let is_sequence = value.hasattr("__getitem__")? && !value.is_instance_of::<PyString>();
+    match value.try_iter() {
+        Ok(items) if is_sequence => items.map(|item| text_of(&item?)).collect(),
+        // A number, or an array without dimensions.
+        _ => Ok(vec![text_of(value)?]),
     }
-    Ok(vec![text_of(value)?])
 }
 
 fn text_of(value: &Bound<'_, PyAny>) -> Result<String> {

@@ -27,6 +27,9 @@ use crate::session::{Session, SizeArgument, Watch, run_watched};
 use crate::tensor::PyTensor;
 use crate::tensor_data::TensorData;
 
+/// The most saves of an average. Coefficients for billions of them would take forever.
+const MAX_SAVES: usize = 1 << 16;
+
 /// The options of a merge that an average has.
 const OPTIONS: [&str; 9] =
     ["scheme", "alpha", "floor", "sigma_rel", "coefficients", "dtype", "non_float", "router", "allow_non_finite"];
@@ -63,6 +66,12 @@ impl PySaves {
         if count == 0 {
             return Err(Failure::usage_with_hint(
                 "an average of 0 saves has no tensors",
+                "write `count=6`, for example",
+            ));
+        }
+        if count > MAX_SAVES {
+            return Err(Failure::usage_with_hint(
+                format!("an average of {count} saves holds as many copies of the model, and the limit is {MAX_SAVES}"),
                 "write `count=6`, for example",
             ));
         }

@@ -324,6 +324,8 @@ def test_what_is_refused_and_the_hints_work() -> None:
         assert "`scheme`" in str(error.value.hint)
     with pytest.raises(thalweg.UsageError):
         thalweg.Average(model, count=0)
+    with pytest.raises(thalweg.UsageError, match="the limit is 65536"):
+        thalweg.Average(model, count=10**12)
     with pytest.raises(thalweg.SchemeError):
         thalweg.Average(model, count=2, scheme="median")
     average = thalweg.Average(model, count=2)

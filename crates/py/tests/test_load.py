@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Callable
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import thalweg
 from conftest import FIXTURES, make_sources, raw, read_folder
@@ -183,3 +184,78 @@ def test_logits_are_those_of_the_written_merge(tmp_path: Path) -> None:
     with torch.no_grad():
         expected, found = written(tokens).logits, filled(tokens).logits
     assert torch.equal(expected, found) and expected.abs().max() > 0
+
+
+def compiled(model: torch.nn.Module) -> torch.nn.Module:
+    wrapper = torch.compile(model, backend="eager")
+    assert isinstance(wrapper, torch.nn.Module)
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.nn.DataParallel, compiled, lambda model: compiled(torch.nn.DataParallel(compiled(model)))],
+)
+def test_wrappers_that_add_to_names_are_seen_through(tmp_path: Path, wrap: Callable[[Model], torch.nn.Module]) -> None:
+    merge, expected = merged(tmp_path)
+    model = Model()
+    assert merge.load_into(wrap(model)) == ([], [])
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_checkpoints_of_a_compiled_model_fill_a_plain_one_and_trials_a_compiled_one(tmp_path: Path) -> None:
+    for step in (10, 20):
+        (tmp_path / f"step-{step}").mkdir()
+        saved = {f"_orig_mod.{name}": value for name, value in Model().state_dict().items()}
+        save_file(saved, tmp_path / f"step-{step}/model.safetensors")
+    model = Model()
+    assert thalweg.merge(thalweg.plan(tmp_path, last=1)).load_into(model) == ([], [])
+    assert all(torch.equal(value, saved[f"_orig_mod.{name}"]) for name, value in model.state_dict().items())
+    model.linear = compiled(model.linear)  # type: ignore[assignment]
+    assert len(list(thalweg.sweep(tmp_path, [1, 2]).trials(model))) == 3
+
+
+def test_a_state_dict_of_copies_is_refused_and_the_hint_works(tmp_path: Path) -> None:
+    # FSDP1 does this. What is written to the copies would be lost.
+    merge, expected = merged(tmp_path)
+    model = Model()
+
+    def copy_all(_module: object, state: dict[str, torch.Tensor], *_: object) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in state.items()}
+
+    model._register_state_dict_hook(copy_all)  # type: ignore[no-untyped-call]
+    for strict in (True, False):
+        with pytest.raises(thalweg.UsageError, match="is a copy") as refused:
+            merge.load_into(model, strict=strict)
+        assert refused.value.hint is not None and "`model.load_state_dict(state)`" in refused.value.hint
+    merge.load_into(state := model.state_dict())
+    model.load_state_dict(state)
+    assert all(torch.equal(value, expected[name]) for name, value in model.named_parameters())
+
+
+def test_nothing_in_common_is_an_error_even_if_not_strict(tmp_path: Path) -> None:
+    merge, _ = merged(tmp_path)
+    with pytest.raises(thalweg.UsageError, match="does not fit") as refused:
+        merge.load_into(torch.nn.ModuleDict({"other": Model()}), strict=False)
+    assert refused.value.hint is not None and "such as `model.model`" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (torch.zeros(20, 8, dtype=torch.int8), "is torch.int8 in the model, which cannot hold the F32 of the merge"),
+        (torch.zeros(1, 8).expand(20, 8), "share memory"),
+        (torch.zeros(20, 8).to_sparse(), "is not dense"),
+        (torch.zeros(20, 8).numpy(), "is not a torch.Tensor in the state dict, but ndarray"),
+    ],
+)
+def test_places_that_cannot_hold_the_merge_are_refused_before_anything_is_written(
+    tmp_path: Path, place: object, told: str
+) -> None:
+    merge, _ = merged(tmp_path)
+    state: dict[str, object] = {name: torch.zeros_like(value) for name, value in merge.state_dict().items()}
+    state["head.weight"] = place
+    with pytest.raises(thalweg.UsageError, match="in 1 place\\b") as refused:
+        merge.load_into(state)
+    assert told in "\n".join(refused.value.details)
+    assert not any(value.any() for value in state.values() if isinstance(value, torch.Tensor) and value is not place)

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -130,6 +131,10 @@ def test_values_of_options_may_be_numbers_text_lists_or_dicts(tmp_path: Path) ->
     by_text = thalweg.plan(run, steps=("40", "80"), coefficients=("0.25", "0.75"), scheme="custom")
     assert by_numbers.to_json() == by_text.to_json()
     assert [source.coefficient for source in by_numbers.sources] == [Fraction(1, 4), Fraction(3, 4)]
+    sequences = thalweg.plan(run, steps=range(40, 81, 40), coefficients=np.array([0.25, 0.75]), scheme="custom")
+    assert sequences.to_json() == by_text.to_json()
+    with_dtype = thalweg.plan(run, last=np.int64(2), dtype=torch.float32)
+    assert with_dtype.to_json() == thalweg.plan(run, last=2, dtype="f32").to_json()
     renamed = thalweg.plan(run, last=2, rename={"lm_head.weight": "output.weight"})
     assert "output.weight" in thalweg.merge(renamed)
     rules = tmp_path / "rules.txt"

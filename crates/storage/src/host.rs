@@ -27,6 +27,12 @@ impl ProcessHost {
     pub fn start() -> Self {
         Self { started: Instant::now() }
     }
+
+    /// Whether the process was started so that it survives the end of its terminal, as by `nohup`; `None` where the
+    /// system does not tell.
+    pub fn ignores_hangup(&self) -> Option<bool> {
+        machine::ignores_hangup()
+    }
 }
 
 impl Host for ProcessHost {

@@ -112,6 +112,8 @@ pub enum LogNote {
         /// How many.
         n_records: usize,
     },
+    /// The first record of a log is its newest.
+    NewestFirst,
     /// Several logs that were not given in the order of their steps.
     Reordered,
     /// The loss was read from a column whose name is not known, because only its name ends in `loss`.
@@ -158,6 +160,7 @@ impl fmt::Display for LogNote {
                 "the loss is null or empty from step {from} to the end of the log ({n_records} records): some loggers \
                  write NaN this way, so it counts as NaN"
             ),
+            Self::NewestFirst => f.write_str("the log begins with its newest record, so it is read from its end"),
             Self::Reordered => f.write_str("the logs are read in the order of their steps, not in the order given"),
             Self::LossByEnding { name } => {
                 write!(f, "the loss is read from `{}`, the only column that ends in `loss`", display_name(name))

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use thalweg_checkpoint::{Checkpoint, Error, open_checkpoint};
 
-use crate::support::{disk, f32_bytes, fixture, tensor_bytes};
+use crate::support::{disk, f32_bytes, fixture, safetensors_bytes, tensor_bytes};
 
 fn manifest(group: &str) -> Vec<(String, String)> {
     let bytes = fs::read(fixture("hostile/MANIFEST.json")).unwrap();
@@ -204,4 +204,22 @@ fn a_hub_cache_is_read_through_its_links() {
     let checkpoint = open(&snapshot).unwrap();
     assert_eq!(tensor_bytes(&checkpoint, "a"), f32_bytes(&[1.0, 2.0]));
     assert_eq!(tensor_bytes(&checkpoint, "b"), f32_bytes(&[3.0, 4.0]));
+}
+
+#[test]
+fn a_damaged_header_is_not_taken_for_another_kind_of_file() {
+    // Lengths that begin like a page, a pickle and a gzip file.
+    for n_bytes in [0x3c, 0x80, 0x180, 0x8b1f] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}}"#;
+        fs::write(&path, safetensors_bytes(&format!("{header:<n_bytes$}"), &[0; 8])).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, Error::Header { .. }), "{error}");
+    }
+    // A pickle under that name is still one.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    fs::write(&path, b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01K\x01u.").unwrap();
+    assert!(matches!(open(&path).unwrap_err(), Error::Impostor { .. }));
 }

@@ -406,7 +406,7 @@ fn the_guard_on_values_that_are_not_finite_stays_for_the_rest() {
     run.merge(&[]).expect(2, &["not finite"]);
     let run = Run::new([mask(bare(1.0), Dtype::C64, &inf(1.0)), mask(bare(2.0), Dtype::C64, &inf(2.0))]);
     let said = run.merge(&[]);
-    run.merge_with(&said.expect(2, &["`l.mask`", "C64"]).hinted("--take-newest")).expect(0, &[]);
+    run.merge_with(&said.expect(2, &["`l.mask`", "complex numbers (C64)"]).hinted("--take-newest")).expect(0, &[]);
     let codes = |byte: u8| mask(bare(1.0), Dtype::F8E4M3, &[byte; 4]);
     Run::new([codes(1), codes(2)]).merge(&[]).expect(2, &["F8_E4M3"]);
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_storage::{LocalStorage, Storage};
@@ -346,16 +347,36 @@ fn eval_ends_a_command_that_hangs() {
     assert!(output.status.code() == Some(2) && began.elapsed() < Duration::from_secs(60));
 }
 
-#[test]
-fn a_stop_ends_a_command_that_hangs() {
+/// Whether these tests were started so that they, and all that they start, survive the end of a terminal.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or("0");
+    u64::from_str_radix(mask.trim(), 16).unwrap() & 1 == 1
+}
+
+fn check_that_a_stop_ends_the_command(signals: &[Signal]) {
     let place = Place::new(2);
     let pid = place.scratch.path().join("pid");
     let command = score(&format!("sleep 1000 & echo $! > {}.new; mv {0}.new {0}; wait;", pid.display()));
     let mut beside = Beside::start(&place.run_path, &place.out, &["--windows", "sma:2", "--eval-command", &command]);
     beside.until("the command runs", |_| pid.exists());
     let process = std::fs::read_to_string(&pid).unwrap();
-    let (code, _, _) = beside.stop();
+    signals.iter().for_each(|signal| beside.send(*signal));
+    let (code, _, _) = beside.ended();
     assert_eq!(code, Some(130));
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+}
+
+#[test]
+fn a_stop_ends_a_command_that_hangs() {
+    check_that_a_stop_ends_the_command(&[Signal::INT]);
+}
+
+#[test]
+fn the_end_of_the_terminal_ends_a_command_that_hangs_though_it_is_told_twice() {
+    // Under `nohup` nothing ends: there is nothing to wait for.
+    if cfg!(target_os = "linux") && !ignores_hangup() {
+        check_that_a_stop_ends_the_command(&[Signal::HUP, Signal::HUP]);
+    }
 }

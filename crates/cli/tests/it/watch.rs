@@ -228,6 +228,37 @@ fn merges_of_a_run_that_was_rolled_back_are_made_again_and_never_mix_two_runs() 
 }
 
 #[test]
+fn a_run_that_was_rolled_back_and_went_on_while_nothing_watched_is_merged_to_its_end() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 4), scratch.path().join("out"));
+    let windows = ["--windows", "sma:2"];
+    assert_eq!(watch(&run_path, &out, &windows).0, 0);
+    // Saves at times that are apart on any file system.
+    let begin = std::fs::metadata(checkpoint(&run_path, 400)).unwrap().modified().unwrap();
+    let save_at = |step: u64, seconds: u64| {
+        save(&run_path, step, step + seconds);
+        let file = std::fs::File::options().write(true).open(checkpoint(&run_path, step)).unwrap();
+        file.set_modified(begin + std::time::Duration::from_secs(seconds)).unwrap();
+    };
+    for step in [300, 400, 500, 600] {
+        save_at(step, step);
+    }
+    let (code, document, stderr) = watch(&run_path, &out, &windows);
+    assert!(code == 0 && stderr.contains("step 300 was rewritten\n"), "{stderr}");
+    assert_eq!(outputs(&document).last().unwrap().0, 600);
+    for end in [300, 600] {
+        let name = format!("step0000{end}-n2-sma");
+        assert_eq!(receipt(&out.join(name))["digest"], digest_from_scratch(&run_path, 2, end, "sma"));
+    }
+    // It went on before it was rolled back.
+    save_at(700, 1000);
+    save_at(500, 1100);
+    let (_, document, stderr) = watch(&run_path, &out, &windows);
+    assert!(stderr.contains("step 500 was rewritten; steps 600 to 700 are from before the rollback"), "{stderr}");
+    assert_eq!(outputs(&document).last().unwrap().0, 500);
+}
+
+#[test]
 fn a_checkpoint_that_is_copied_again_is_the_same() {
     let scratch = tempfile::tempdir().unwrap();
     let (run_path, out) = (make_run(scratch.path(), 5), scratch.path().join("out"));

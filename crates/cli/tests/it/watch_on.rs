@@ -74,8 +74,12 @@ impl Beside {
 
     /// Ctrl-C: exit code, standard output and error.
     pub(crate) fn stop(self) -> (Option<i32>, String, String) {
-        signal(&self.child, Signal::INT);
+        self.send(Signal::INT);
         self.ended()
+    }
+
+    pub(crate) fn send(&self, sent: Signal) {
+        signal(&self.child, sent);
     }
 
     /// Waits until it ends by itself.

@@ -189,6 +189,22 @@ mod tests {
     }
 
     #[test]
+    fn a_score_given_twice_is_used_only_if_both_agree_and_a_negative_error_is_refused() {
+        let row = |task: &str, value: f64, error: f64| {
+            format!(r#"{{"task": "{task}", "value": {value}, "stderr": {error}, "higher_is_better": true}}"#)
+        };
+        let rows =
+            [row("a", 1.0, 0.5), row("b", 1.0, 0.5), row("a", 2.0, 0.5), row("b", 1.0, 0.5), row("c", 1.0, -0.5)];
+        let results = read(&format!("[{}]", rows.join(","))).unwrap();
+        assert_eq!(results.scores.iter().map(|score| score.task.as_str()).collect::<Vec<_>>(), ["b"]);
+        let refused: Vec<_> = results.refused.iter().map(|one| (one.task.as_str(), one.why.as_str())).collect();
+        let twice = ("a", "it is given twice, as 1 and as 2");
+        assert_eq!(refused, [("c", "its standard error is -0.5, which is negative"), twice]);
+        // Nothing that items say makes up for it.
+        assert!(read(&format!("[{}, {}]", row("a", 1.0, 0.0), row("a", 2.0, 0.0))).is_err());
+    }
+
+    #[test]
     fn a_standard_error_that_is_not_a_number_is_none_and_a_bad_value_spoils_no_other() {
         let text = r#"{"results": {
             "a": {"acc,none": 0.5, "acc_stderr,none": NaN},

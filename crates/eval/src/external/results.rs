@@ -24,15 +24,43 @@ pub struct ExternalResults {
     pub notes: Vec<String>,
 }
 
+/// Sorts usable scores from others. A score that is given twice is usable if both times are equal.
 pub(super) fn sorted(rows: Vec<Row>) -> ExternalResults {
     let mut results = ExternalResults::default();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut contradicted: BTreeMap<String, f64> = BTreeMap::new();
     for row in rows {
-        match row {
-            Ok(score) => results.scores.push(score),
+        match row.and_then(check_error) {
             Err(refused) => results.refused.push(refused),
+            Ok(score) => match places.get(&score.task).map(|place| &results.scores[*place]) {
+                None => {
+                    places.insert(score.task.clone(), results.scores.len());
+                    results.scores.push(score);
+                }
+                Some(first) if *first == score => {}
+                Some(_) => {
+                    contradicted.entry(score.task).or_insert(score.value);
+                }
+            },
         }
     }
+    results.scores.retain(|score| {
+        let other = contradicted.get(&score.task);
+        let why = other.map(|other| format!("it is given twice, as {} and as {other}", score.value));
+        results.refused.extend(why.map(|why| RefusedScore { task: score.task.clone(), why }));
+        other.is_none()
+    });
     results
+}
+
+/// Refuses a score whose standard error is negative.
+fn check_error(score: ExternalScore) -> Row {
+    match score.standard_error {
+        Some(error) if error < 0.0 => {
+            Err(RefusedScore { task: score.task, why: format!("its standard error is {error}, which is negative") })
+        }
+        _ => Ok(score),
+    }
 }
 
 /// # Errors

@@ -1,6 +1,7 @@
 //! What is at the path of a stage, what a failed merge leaves, and how a plan recognises its sources.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -163,6 +164,15 @@ fn an_output_is_not_written_over_its_sources_nor_into_another_output() {
     let [outer, inner] = ["y", "y/z"].map(|name| mean(&scene.sources, &scene.folder.path().join(name)));
     let both = MergePlan::new(vec![outer.outputs[0].clone(), inner.outputs[0].clone()]).unwrap();
     assert!(matches!(Runner::default().execute(&both, PLAIN), Err(Error::PlanInvalid { .. })));
+}
+
+#[test]
+fn a_path_that_no_receipt_can_name_is_refused_before_anything_is_staged() {
+    let scene = scene();
+    let name = std::ffi::OsStr::from_bytes(b"out-\xff");
+    let error = Runner::default().execute(&mean(&scene.sources, &scene.folder.path().join(name)), PLAIN).unwrap_err();
+    assert!(error.to_string().contains("is not UTF-8 text"), "{error}");
+    assert!(fs::read_dir(scene.folder.path()).unwrap().all(|entry| entry.unwrap().file_name().to_str().is_some()));
 }
 
 #[test]

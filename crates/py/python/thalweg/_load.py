@@ -71,12 +71,7 @@ def state_dict(merge: Merge) -> dict[str, torch.Tensor]:
 
 
 def load_into(merge: Merge | _Window, target: torch.nn.Module | Mapping[str, Any], strict: bool) -> LoadResult:
-    places = places_of(target)
-    merged = merge.keys()
-    unexpected = [name for name in merged if name not in places]
-    wanted = {name: places[name] for name in merged if name in places}
-    missing = _missing(places, wanted)
-    _check(merge, wanted, missing if strict else [], unexpected if strict else [])
+    wanted, missing, unexpected = _fit(merge, target, strict)
     direct, staged, tied = _sort(merge, wanted)
     with torch.no_grad():
         merge._fill([(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()])
@@ -88,11 +83,7 @@ def load_into(merge: Merge | _Window, target: torch.nn.Module | Mapping[str, Any
 
 def trials(sweep: Sweep, target: torch.nn.Module | Mapping[str, Any], strict: bool, hold_bytes: int) -> Iterator[Trial]:
     """Checks the model at once; merges as many trials together as may be held, and copies one after the other."""
-    places = places_of(target)
-    merged = sweep.keys()
-    unexpected = [name for name in merged if name not in places]
-    wanted = {name: places[name] for name in merged if name in places}
-    _check(sweep, wanted, _missing(places, wanted) if strict else [], unexpected if strict else [])
+    wanted, _, _ = _fit(sweep, target, strict)
     infos = {name: sweep.info(name) for name in wanted}
     return _trials_in_turn(sweep, target, wanted, infos, hold_bytes)
 
@@ -151,7 +142,7 @@ def _check_unchanged(
     infos: Mapping[str, TensorInfo],
 ) -> None:
     """Raises if the model has other tensors since the last trial, or some that cannot be written where they are."""
-    places = places_of(target)
+    places = _paired(target, places_of(target), list(wanted))
     for name, tensor in wanted.items():
         info, there = infos[name], places.get(name)
         is_there = there is tensor or there is not None and span_of(there) == span_of(tensor)
@@ -299,27 +290,115 @@ def span_of(tensor: torch.Tensor) -> tuple[int, int] | None:
 def _missing(places: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
     """Names that no merged tensor fills, not even under another name for the same memory (tied embeddings)."""
     filled = {(tensor.device, span_of(tensor), tensor.shape) for tensor in wanted.values() if span_of(tensor)}
-    lacking = (name for name in places if name not in wanted)
+    ids = {id(tensor) for tensor in wanted.values()}
+    lacking = (name for name, tensor in places.items() if id(tensor) not in ids)
     return [name for name in lacking if (places[name].device, span_of(places[name]), places[name].shape) not in filled]
 
 
-def _check(
-    merge: Merge | Sweep | _Window, wanted: Mapping[str, torch.Tensor], missing: list[str], unexpected: list[str]
-) -> None:
-    """Raises before anything is written if the model does not fit."""
-    lines = [f"`{name}` is in the model, not in the merge" for name in missing]
-    lines += [f"`{name}` is in the merge, not in the model" for name in unexpected]
-    hint = "load what both have with `strict=False`" if lines else None
-    for name, tensor in wanted.items():
-        shape = merge.info(name).shape
-        if tensor.is_meta:
-            lines.append(f"`{name}` has no memory: it is on the meta device")
-            hint = 'make room first with `model.to_empty(device="cpu")`'
-        elif tuple(tensor.shape) != shape:
-            lines.append(f"`{name}` has shape {list(tensor.shape)} in the model, {list(shape)} in the merge")
-            hint = "build the model from the config of the sources"
+def _fit(
+    merge: Merge | Sweep | _Window, target: torch.nn.Module | Mapping[str, Any], strict: bool
+) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
+    """What to fill, by the merge's names, and the names that only the model and only the merge have.
+
+    Raises before anything is written if the model does not fit.
+    """
+    places, merged = places_of(target), merge.keys()
+    wanted = _paired(target, places, merged)
+    copies = _copies(target, wanted)
+    missing = _missing(places, wanted)
+    unexpected = [name for name in merged if name not in wanted]
+    misfits = [_misfit(name, tensor, merge.info(name)) for name, tensor in wanted.items()]
+    lines = [one for one in misfits if one is not None]
+    if strict or len(copies) == len(wanted):
+        lines += [_Misfit(f"`{name}` of the state dict is a copy, unseen by the model", _COPY_HINT) for name in copies]
+    if strict or (merged and not wanted):
+        hint = _STRICT_HINT if wanted else _STRANGER_HINT
+        lines += [_Misfit(f"`{name}` is in the model, not in the merge", hint) for name in missing]
+        lines += [_Misfit(_lacking(name, target), hint) for name in unexpected]
     if lines:
-        raise UsageError(f"the merge does not fit the model in {len(lines)} places", hint, "NotFitting", lines)
+        # Leaving names out mends nothing else.
+        hint = min(lines, key=lambda one: one.hint == _STRICT_HINT).hint
+        where = "1 place" if len(lines) == 1 else f"{len(lines)} places"
+        details = [one.line for one in lines]
+        raise UsageError(f"the merge does not fit the model in {where}", hint, "NotFitting", details)
+    for name in copies:
+        del wanted[name]
+    return wanted, missing + copies, unexpected
+
+
+class _Misfit(NamedTuple):
+    line: str
+    hint: str
+
+
+_STRICT_HINT = "load what both have with `strict=False`"
+_STRANGER_HINT = "give the module that the checkpoints were saved from, such as `model.model`"
+_COPY_HINT = "fill the state dict, `load_into(state := model.state_dict())`, then call `model.load_state_dict(state)`"
+
+
+def _paired(
+    target: torch.nn.Module | Mapping[str, Any], places: Mapping[str, torch.Tensor], merged: list[str]
+) -> dict[str, torch.Tensor]:
+    """Tensors of a model by the merge's names, which may differ by what wrappers for training add to them."""
+    inner = getattr(target, "_orig_mod", target)
+    is_parallel = isinstance(inner, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel))
+    prefix = "module." if is_parallel else ""
+    bare = {_uncompiled(name).removeprefix(prefix): tensor for name, tensor in places.items()}
+    found = {name: places.get(name, bare.get(_uncompiled(name))) for name in merged}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _uncompiled(name: str) -> str:
+    """A name without what `torch.compile` adds to it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _copies(target: torch.nn.Module | Mapping[str, Any], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names under which a model's state dict holds new memory: what is written there never reaches the model."""
+    if not isinstance(target, torch.nn.Module):
+        return []
+    own = [*target.parameters(), *target.buffers()]
+    ids, storages = {id(tensor) for tensor in own}, {_storage_of(tensor) for tensor in own} - {None}
+    return [name for name, tensor in wanted.items() if id(tensor) not in ids and _storage_of(tensor) not in storages]
+
+
+def _storage_of(tensor: torch.Tensor) -> tuple[torch.device, int] | None:
+    if span_of(tensor) is None:
+        return None
+    return tensor.device, local_of(tensor).untyped_storage().data_ptr()
+
+
+def _lacking(name: str, target: torch.nn.Module | Mapping[str, Any]) -> str:
+    if isinstance(target, Mapping) and name in target:
+        return f"`{name}` is not a torch.Tensor in the state dict, but {type(target[name]).__name__}"
+    return f"`{name}` is in the merge, not in the model"
+
+
+def _misfit(name: str, tensor: torch.Tensor, info: TensorInfo) -> _Misfit | None:
+    """Why a tensor cannot hold the merged one of its name."""
+    merged = _DTYPES.get(info.dtype)
+    if tensor.is_meta:
+        return _Misfit(
+            f"`{name}` has no memory: it is on the meta device", 'make room first with `model.to_empty(device="cpu")`'
+        )
+    if tuple(tensor.shape) != info.shape:
+        return _Misfit(
+            f"`{name}` has shape {list(tensor.shape)} in the model, {list(info.shape)} in the merge",
+            "build the model from the config of the sources",
+        )
+    if tensor.is_quantized or merged is not None and not torch.can_cast(merged, tensor.dtype):
+        return _Misfit(
+            f"`{name}` is {tensor.dtype} in the model, which cannot hold the {info.dtype} of the merge",
+            "load into a model that is not quantised, and quantise that",
+        )
+    if tensor.layout is not torch.strided:
+        told = f"`{name}` is not dense in the model: its layout is {tensor.layout}"
+        return _Misfit(told, "make it dense with `to_dense()`")
+    span = span_of(tensor)
+    if span is not None and span[1] - span[0] < local_of(tensor).nbytes:
+        told = f"elements of `{name}` share memory in the model, as after `expand`"
+        return _Misfit(told, "give each its own with `clone()`")
+    return None
 
 
 def _sort(

@@ -147,12 +147,15 @@ impl KnownCheckpoints {
     ) -> Result<Vec<String>, Error> {
         let finished: Vec<_> = trajectory.finished().collect();
         let paths: Vec<PathBuf> = finished.iter().map(|one| one.path.clone()).collect();
-        let mut rewritten: Vec<u64> = Vec::new();
-        let mut changed: Vec<PathBuf> = Vec::new();
+        // Those that were written again, and those that were not there before: with step and time.
+        let mut rewritten: Vec<(u64, Option<u128>)> = Vec::new();
+        let mut appeared: Vec<(PathBuf, Option<u128>)> = Vec::new();
+        let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
         for (one, opened) in finished.iter().zip(cx.pool.open_all(&paths, reading)) {
             let Ok(checkpoint) = opened else { continue };
             let files = files_of(&checkpoint);
             let Some(known) = self.checkpoints.get_mut(&one.path) else {
+                appeared.push((one.path.clone(), last_write_ns(&files)));
                 let fresh =
                     KnownCheckpoint { step: one.step.0, files, digest: None, taken: None, is_left_behind: false };
                 self.checkpoints.insert(one.path.clone(), fresh);
@@ -162,6 +165,7 @@ impl KnownCheckpoints {
             if known.files == files {
                 continue;
             }
+            let written_ns = last_write_ns(&files);
             (known.files, self.is_changed) = (files, true);
             // A copy of the same bytes is the same checkpoint.
             if let Some(digest) = &known.digest
@@ -170,15 +174,20 @@ impl KnownCheckpoints {
                 continue;
             }
             (known.digest, known.taken, known.is_left_behind) = (None, None, false);
-            rewritten.push(known.step);
-            changed.push(one.path.clone());
+            rewritten.push((known.step, written_ns));
+            changed.insert(one.path.clone());
         }
-        Ok(self.leave_behind(&rewritten, &changed))
+        let Some((first, since_ns)) = rewritten.into_iter().min_by_key(|(step, _)| *step) else {
+            return Ok(Vec::new());
+        };
+        // If the last look was long ago, the run may have written more steps since it was rolled back.
+        let is_since = |ns: Option<u128>| ns.zip(since_ns).is_some_and(|(ns, since_ns)| ns >= since_ns);
+        changed.extend(appeared.into_iter().filter(|(_, ns)| is_since(*ns)).map(|(path, _)| path));
+        Ok(self.leave_behind(first, &changed))
     }
 
-    /// Marks what follows the first step that was rewritten and was not written again itself.
-    fn leave_behind(&mut self, rewritten: &[u64], changed: &[PathBuf]) -> Vec<String> {
-        let Some(&first) = rewritten.iter().min() else { return Vec::new() };
+    /// Marks what follows the first step that was rewritten, unless it was written since.
+    fn leave_behind(&mut self, first: u64, changed: &BTreeSet<PathBuf>) -> Vec<String> {
         let mut left: Vec<u64> = Vec::new();
         for (path, known) in &mut self.checkpoints {
             if known.step > first && !changed.contains(path) && !known.is_left_behind {
@@ -313,6 +322,11 @@ fn files_of(checkpoint: &Checkpoint) -> Vec<SourceFile> {
     let files: Vec<SourceFile> =
         checkpoint.files().iter().map(|file| SourceFile::new(&file.name, &file.info)).collect();
     without_change_times(&files)
+}
+
+/// When the last of some files was written, where that is known.
+fn last_write_ns(files: &[SourceFile]) -> Option<u128> {
+    files.iter().filter_map(|file| file.modified_ns.parse().ok()).filter(|ns| *ns > 0).max()
 }
 
 /// Whether files have the names, sizes and times that a receipt tells. Where the system has no times of changed

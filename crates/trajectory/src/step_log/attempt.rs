@@ -50,6 +50,50 @@ impl Rounds {
     }
 }
 
+/// The records of a file as they were read, kept until it is clear that the newest is not the first: tables that were
+/// exported or sorted by time often are that way round.
+#[derive(Debug)]
+struct Unsorted {
+    /// `None` once it is clear.
+    records: Option<Vec<LogEntry>>,
+    last: Option<Step>,
+    n_rises: usize,
+    n_falls: usize,
+}
+
+impl Default for Unsorted {
+    fn default() -> Self {
+        Self { records: Some(Vec::new()), last: None, n_rises: 0, n_falls: 0 }
+    }
+}
+
+impl Unsorted {
+    /// So many more steps up than down show that a file begins with its oldest record.
+    const CLEAR_LEAD: usize = 16;
+    /// So many steps down, and so many for each one up, show that it begins with its newest: a run that is resumed goes
+    /// back now and then only.
+    const LEAST_FALLS: usize = 3;
+    const FALLS_PER_RISE: usize = 4;
+
+    fn push(&mut self, new: &LogEntry) {
+        let Some(records) = &mut self.records else { return };
+        self.n_rises += usize::from(self.last.is_some_and(|last| last < new.step));
+        self.n_falls += usize::from(self.last.is_some_and(|last| last > new.step));
+        self.last = Some(new.step);
+        records.push(*new);
+        if self.n_rises > self.n_falls + Self::CLEAR_LEAD {
+            self.records = None;
+        }
+    }
+
+    /// The records, if the newest is the first.
+    fn take_newest_first(&mut self) -> Option<Vec<LogEntry>> {
+        let is_newest_first =
+            self.n_falls >= Self::LEAST_FALLS && self.n_falls >= Self::FALLS_PER_RISE.saturating_mul(self.n_rises);
+        self.records.take().filter(|_| is_newest_first)
+    }
+}
+
 /// The records of one file, put in order as they are read.
 ///
 /// A loss at an earlier step than the last one means that the run was resumed: everything that the previous attempt
@@ -69,6 +113,7 @@ pub(super) struct Attempt {
     /// The losses before each time that the run went back to its beginning.
     rounds: Rounds,
     notes: Vec<LogNote>,
+    unsorted: Unsorted,
     /// When the file was started, in seconds since 1970, if its name says so.
     begun_at: Option<u64>,
 }
@@ -79,6 +124,11 @@ impl Attempt {
     }
 
     pub(super) fn push(&mut self, new: LogEntry) {
+        self.unsorted.push(&new);
+        self.push_in_order(new);
+    }
+
+    fn push_in_order(&mut self, new: LogEntry) {
         if let Some(pending) = self.pending.as_mut() {
             if pending.step == new.step {
                 pending.take(&new);
@@ -177,6 +227,7 @@ impl Attempt {
     pub(super) fn forget(&mut self, clear: impl Fn(&mut LogEntry)) {
         self.entries.iter_mut().chain(self.pending.as_mut()).for_each(&clear);
         self.stragglers.iter_mut().for_each(|(_, entry)| clear(entry));
+        self.unsorted.records.iter_mut().flatten().for_each(&clear);
     }
 
     /// Discards all records so far and returns their number.
@@ -187,6 +238,10 @@ impl Attempt {
     }
 
     fn finish(&mut self) {
+        if let Some(records) = self.unsorted.take_newest_first() {
+            *self = Self { begun_at: self.begun_at, notes: vec![LogNote::NewestFirst], ..Self::default() };
+            records.into_iter().rev().for_each(|record| self.push_in_order(record));
+        }
         self.settle_pending(true);
         let mut lowest = Step(u64::MAX);
         // For each time that the run went back, the lowest step that it went back to then or later.

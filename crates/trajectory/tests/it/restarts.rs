@@ -527,3 +527,26 @@ fn a_loss_that_is_written_as_missing_to_the_end_is_nan() {
         assert!(matches!(log.notes(), [LogNote::NullLosses { from: Step(310), n_records: 10 }]), "{absent}");
     }
 }
+
+#[test]
+fn a_log_that_begins_with_its_newest_record_is_read_from_its_end() {
+    let newest_first = |steps: &[u64]| steps.iter().rev().map(|step| line(*step)).collect::<String>();
+    let read = |text: &str| parse_json_lines(text.as_bytes(), &columns()).unwrap();
+    let ascending: Vec<u64> = (1..=40).map(|step| step * 10).collect();
+    for expected in [&ascending[..], &ascending[..4]] {
+        let log = read(&newest_first(expected));
+        check_entries(&log, expected);
+        assert_eq!(log.notes(), [LogNote::NewestFirst]);
+    }
+    // The run went back once: what it did last counts, and that is what comes first.
+    let again: Vec<u64> = ascending.iter().copied().chain((20..30).map(|step| step * 10)).collect();
+    let log = read(&newest_first(&again));
+    check_entries(&log, &ascending[..29]);
+    assert_eq!(log.notes(), [LogNote::NewestFirst, LogNote::Rewound { from: Step(400), to: Step(200) }]);
+    // A better column for the loss appears in an older record.
+    let mixed =
+        "{\"step\":4,\"my_loss\":9}\n{\"step\":3,\"my_loss\":9}\n{\"step\":2,\"loss\":7}\n{\"step\":1,\"loss\":8}\n";
+    assert_eq!(read(mixed).entries(), [entry(1, 8.0), entry(2, 7.0)]);
+    // Three steps that fall are one resumption after another.
+    assert_eq!(read(&newest_first(&[10, 20, 30])).notes(), [LogNote::Rewound { from: Step(30), to: Step(20) }]);
+}
