@@ -62,6 +62,8 @@ pub enum Error {
         path: PathBuf,
         /// What is there instead.
         found: String,
+        /// What to do about what is there, if that is known.
+        advice: Option<String>,
     },
     /// A folder of merges, as a sweep writes it.
     #[error(
@@ -349,7 +351,9 @@ impl Error {
     /// What to do next, where there is a next move.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NothingFinished { advice, .. } => return Some(advice.clone()),
+            Self::NothingFinished { advice, .. } | Self::NotARun { advice: Some(advice), .. } => {
+                return Some(advice.clone());
+            }
             Self::NotFetched { command, .. } => return Some(not_fetched_hint(command)),
             Self::Log { path, source } => match &**source {
                 LogError::Packed { command, .. } => {
@@ -428,7 +432,7 @@ impl Error {
                 "give the folder above it as the run, or name the checkpoints to merge: `-m CKPT -m CKPT`"
             }
             Self::NotARun { .. } => {
-                "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, \
+                "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, `baN`, \
                  `stepN-tokensXB`, `epoch_N`, names with `step=N`, `N/` or files `step_N.safetensors`; for other \
                  names, say where the step is: `--checkpoint-pattern 'my-{step}-name'`"
             }
