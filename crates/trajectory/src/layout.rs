@@ -37,10 +37,10 @@ pub fn is_temporary_name(name: &str) -> bool {
 }
 
 /// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`,
-/// `global_step_N`, `iter_N`, `epN-baN`, `baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`, `epoch_N_step_N` and the like, and
-/// names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a converter (`-hf`, `-unsharded`), and after a
-/// word the number may have a unit (`checkpoint-1.5k`, `step1M`). Only whole names match: `step_10` is never part of
-/// `step_100`.
+/// `global_step_N`, `iter_N`, `epN-baN`, `baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`,
+/// `epoch_N_step_N` and the like, and names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a trainer or
+/// converter (`-hf`, `-unsharded`, `_ckp`), and after a word the number may have a unit (`checkpoint-1.5k`, `step1M`).
+/// Only whole names match: `step_10` is never part of `step_100`.
 ///
 /// # Example
 /// ```

@@ -10,7 +10,7 @@ use thalweg_checkpoint::{
     CatalogCache, Note, RECEIPT_NAME, ReadOptions, is_checkpoint, is_state_name, open_all_with_cache, strip_file_end,
 };
 use thalweg_storage::{FileKind, FolderEntry, Storage};
-use thalweg_tensor::{display_name, shell_word};
+use thalweg_tensor::{display_name, shell_path, shell_word};
 
 use crate::checkpoint_name::{CheckpointName, NameCount, NameTokens};
 use crate::hub_cache::{is_hub_repository, list_revisions};
@@ -21,6 +21,8 @@ use crate::{Error, NamePattern, Step};
 
 /// Checkpoints opened at a time: bounds memory and open files in a run of thousands. Not measured.
 const OPENED_AT_ONCE: usize = 16;
+/// Folders in one that is not a run that are looked into for a run.
+const MAX_LOOKED_INTO: usize = 50;
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
 
@@ -585,6 +587,18 @@ fn advise(storage: &Arc<dyn Storage>, path: &Path, entries: &[FolderEntry]) -> O
     {
         return Some(converter.to_owned());
     }
+    // Trainers keep checkpoints in a folder of what they write.
+    let has_steps =
+        |inner: &[FolderEntry]| inner.iter().any(|one| parse_entry_name(&one.name, one.kind, None).is_some());
+    let is_run = |entry: &&FolderEntry| {
+        let inside = || storage.list_folder(&path.join(&entry.name));
+        entry.kind == FileKind::Folder
+            && !is_temporary_name(&entry.name)
+            && inside().is_ok_and(|inner| has_steps(&inner))
+    };
+    if let Some(run) = entries.iter().take(MAX_LOOKED_INTO).find(is_run) {
+        return Some(format!("give the folder in it that holds checkpoints: `{}`", shell_path(&path.join(&run.name))));
+    }
     let name = |entry: &FolderEntry| match entry.kind {
         FileKind::Folder => Some(entry.name.clone()),
         FileKind::File => strip_file_end(&entry.name).map(str::to_owned),
@@ -594,6 +608,8 @@ fn advise(storage: &Arc<dyn Storage>, path: &Path, entries: &[FolderEntry]) -> O
     let names: Vec<String> = usable.filter_map(name).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let pattern = NamePattern::suggest(&names)?.to_string();
-    Some(format!("if these are checkpoints, say where the step is in their names: `--checkpoint-pattern {}`", shell_word(&pattern)))
+    Some(format!(
+        "if these are checkpoints, say where the step is in their names: `--checkpoint-pattern {}`",
+        shell_word(&pattern)
+    ))
 }
-

@@ -54,7 +54,12 @@ fn checkpoints_of_nemo_are_those_of_megatron_in_a_folder() {
     check(&scratch, "inspect nemo", 0, &["1 finished", "-unfinished` is beside it"]);
     fs::remove_file(scratch.join(&format!("{}-unfinished", name(80)))).unwrap();
     fs::remove_file(scratch.join(&format!("{}/weights/metadata.json", name(80)))).unwrap();
-    check(&scratch, "inspect nemo", 0, &["1 finished", "`weights/metadata.json`, which a save writes last, is missing"]);
+    check(
+        &scratch,
+        "inspect nemo",
+        0,
+        &["1 finished", "`weights/metadata.json`, which a save writes last, is missing"],
+    );
 }
 
 #[test]
@@ -75,7 +80,9 @@ fn distributed_checkpoints_are_found_in_the_folders_of_their_trainers() {
             let folder = format!("{run}/{start}{step}{end}");
             copy_folder(&fixture(&format!("dcp-fsdp2/step-{step}")), &scratch.join(&format!("{folder}/{inner}")));
             put(&scratch, &format!("{folder}/{beside}"), "a: 1\n");
-            put(&scratch, &format!("{folder}/metadata.json"), "{}\n");
+            if run.starts_with("lm-engine") {
+                put(&scratch, &format!("{folder}/metadata.json"), "{}\n");
+            }
         }
         check(&scratch, &format!("inspect {run}"), 0, &["2 checkpoints, 2 finished; format: dcp"]);
         let merged = format!("{run}-merged");
@@ -155,5 +162,16 @@ fn names_without_a_known_step_come_with_the_pattern_that_reads_them() {
     let said = check(&scratch, "merge run --last 2 -o out", 2, &["--checkpoint-pattern '{step}_adapters'"]);
     assert!(said.contains("is not a run folder"), "{said}");
     check(&scratch, "merge run --last 2 -o out --checkpoint-pattern {step}_adapters", 0, &["(steps 200, 300)"]);
+    fs::create_dir_all(scratch.join("output/logs")).unwrap();
+    put_run(
+        &scratch,
+        [("dcp-fsdp2/step-60", "output/checkpoint/step-60"), ("dcp-fsdp2/step-80", "output/checkpoint/step-80")],
+    );
+    check(
+        &scratch,
+        "merge output --last 2 -o out",
+        2,
+        &["hint: give the folder in it that holds checkpoints: `", "output/checkpoint`"],
+    );
     check(&scratch, "merge nemo --last 2 -o out", 2, &["hint: unpack it with `tar -xf`"]);
 }

@@ -21,7 +21,9 @@ fn suite_error(tasks: &str) -> String {
 fn rows_in_the_place_of_a_suite_are_told_apart() {
     let storage = thalweg_storage::LocalStorage::new();
     let folder = thalweg_testkit::Scratch::new();
-    for (name, text) in [("rows.jsonl", "{\"text\": \"x\"}\n"), ("rows", " {\"text\": \"x\"}\n"), ("book.txt", "It was\n")] {
+    for (name, text) in
+        [("rows.jsonl", "{\"text\": \"x\"}\n"), ("rows", " {\"text\": \"x\"}\n"), ("book.txt", "It was\n")]
+    {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
         let said = said(&thalweg_eval::Suite::open(&storage, &path).unwrap_err());

@@ -124,7 +124,9 @@ fn fill_record(
     (record.raws, record.trials) = findings.rows()?;
     record.forecasts.clone_from(&outcome.forecasts);
     let refused = outcome.refused.iter();
-    record.facts.extend(refused.map(|(score, why)| Fact { name: format!("no forecast of {score}"), value: why.to_string() }));
+    record
+        .facts
+        .extend(refused.map(|(score, why)| Fact { name: format!("no forecast of {score}"), value: why.to_string() }));
     record.proposal = outcome.proposal.clone().ok();
     if let Some((scores, path)) = truth {
         let step = outcome.cases.first().map_or(0, |case| case.end_step);
