@@ -141,10 +141,24 @@ fn parts_of_ranks_are_not_offered_as_a_choice() {
         let facts = [&format!("the parts of 2 ranks (`{}`", names[0]), "hint: put the parts together", "rank by rank"];
         check(&scratch, &format!("merge {run} --last 2 -o out"), 2, &facts);
         // What the hint says works.
-        let line = format!("merge {run}/step-1/{0} {run}/step-2/{0} -o {run}-out", names[0]);
-        check(&scratch, &line, 0, &["merged 2 checkpoints"]);
+        let line = format!("merge {run}/step-2/{0} {run}/step-1/{0} -o {run}-out", names[0]);
+        check(&scratch, &line, 0, &["merged 2 checkpoints (steps 1, 2)"]);
         assert!(scratch.join(&format!("{run}-out/{}", names[0])).exists());
     }
+}
+
+#[test]
+fn a_checkpoint_in_a_folder_of_a_step_is_pointed_out() {
+    let scratch = Scratch::new();
+    for step in ["60", "80"] {
+        let folder = format!("run/epoch-0_step-{step}");
+        copy_folder(&fixture(&format!("hf-sharded/step-{step}")), &scratch.join(&format!("{folder}/modeling")));
+        put(&scratch, &format!("{folder}/optimizer/pytorch_optim-00001.bin"), "moments");
+    }
+    let facts = ["its folder `modeling` does", "hint: give that folder of each checkpoint"];
+    check(&scratch, "merge run --last 2 -o out", 2, &facts);
+    let line = "merge run/epoch-0_step-80/modeling run/epoch-0_step-60/modeling -o out";
+    check(&scratch, line, 0, &["merged 2 checkpoints (steps 60, 80)"]);
 }
 
 #[test]
