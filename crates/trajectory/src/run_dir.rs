@@ -597,7 +597,7 @@ fn advise(storage: &Arc<dyn Storage>, path: &Path, entries: &[FolderEntry]) -> O
             && inside().is_ok_and(|inner| has_steps(&inner))
     };
     if let Some(run) = entries.iter().take(MAX_LOOKED_INTO).find(is_run) {
-        return Some(format!("give the folder in it that holds checkpoints: `{}`", shell_path(&path.join(&run.name))));
+        return Some(format!("give the folder in it that holds checkpoints: `{}`", shell_path(path.join(&run.name))));
     }
     let name = |entry: &FolderEntry| match entry.kind {
         FileKind::Folder => Some(entry.name.clone()),

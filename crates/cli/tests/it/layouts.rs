@@ -52,8 +52,8 @@ fn checkpoints_of_nemo_are_those_of_megatron_in_a_folder() {
     // NeMo puts this file beside a checkpoint until it is whole.
     put(&scratch, &format!("{}-unfinished", name(80)), "");
     check(&scratch, "inspect nemo", 0, &["1 finished", "-unfinished` is beside it"]);
-    fs::remove_file(scratch.join(&format!("{}-unfinished", name(80)))).unwrap();
-    fs::remove_file(scratch.join(&format!("{}/weights/metadata.json", name(80)))).unwrap();
+    fs::remove_file(scratch.join(format!("{}-unfinished", name(80)))).unwrap();
+    fs::remove_file(scratch.join(format!("{}/weights/metadata.json", name(80)))).unwrap();
     check(
         &scratch,
         "inspect nemo",
@@ -78,7 +78,7 @@ fn distributed_checkpoints_are_found_in_the_folders_of_their_trainers() {
         let end = if run == "fms" { "_ckp" } else { "" };
         for step in [60, 80] {
             let folder = format!("{run}/{start}{step}{end}");
-            copy_folder(&fixture(&format!("dcp-fsdp2/step-{step}")), &scratch.join(&format!("{folder}/{inner}")));
+            copy_folder(&fixture(&format!("dcp-fsdp2/step-{step}")), &scratch.join(format!("{folder}/{inner}")));
             put(&scratch, &format!("{folder}/{beside}"), "a: 1\n");
             if run.starts_with("lm-engine") {
                 put(&scratch, &format!("{folder}/metadata.json"), "{}\n");
@@ -88,10 +88,10 @@ fn distributed_checkpoints_are_found_in_the_folders_of_their_trainers() {
         let merged = format!("{run}-merged");
         check(&scratch, &format!("merge {run} --last 2 -o {merged}"), 0, &["(steps 60, 80)", "written as dcp"]);
         check(&scratch, &format!("verify {merged} --inputs"), 0, &[]);
-        assert!(scratch.join(&format!("{merged}/{beside}")).exists(), "{run}");
-        check_equal(&scratch.join(&format!("{merged}/{inner}")), &scratch.join("plain"));
+        assert!(scratch.join(format!("{merged}/{beside}")).exists(), "{run}");
+        check_equal(&scratch.join(format!("{merged}/{inner}")), &scratch.join("plain"));
         // A save that has not ended has no metadata.
-        fs::remove_file(scratch.join(&format!("{run}/{start}80{end}/{inner}/.metadata"))).unwrap();
+        fs::remove_file(scratch.join(format!("{run}/{start}80{end}/{inner}/.metadata"))).unwrap();
         check(&scratch, &format!("inspect {run}"), 0, &["1 finished", "unfinished"]);
     }
 }
@@ -102,7 +102,7 @@ fn weights_in_another_form_are_not_copied_beside_a_merge() {
     put_run(&scratch, [("dcp-fsdp2/step-60", "run/step-60"), ("dcp-fsdp2/step-80", "run/step-80")]);
     for step in ["60", "80"] {
         let from = fixture(&format!("hf-sharded/step-{step}"));
-        copy_folder(&from, &scratch.join(&format!("run/step-{step}/hf_ckpt")));
+        copy_folder(&from, &scratch.join(format!("run/step-{step}/hf_ckpt")));
         put(&scratch, &format!("run/step-{step}/consolidated/consolidated.pth"), "weights of this step");
         put(&scratch, &format!("run/step-{step}/train/rank0.pt"), "the state of a trainer");
     }
@@ -136,14 +136,14 @@ fn parts_of_ranks_are_not_offered_as_a_choice() {
     ] {
         for (step, name) in [("step-1", names[0]), ("step-1", names[1]), ("step-2", names[0]), ("step-2", names[1])] {
             put(&scratch, &format!("{run}/{step}/{name}"), "");
-            fs::copy(&saved, scratch.join(&format!("{run}/{step}/{name}"))).unwrap();
+            fs::copy(&saved, scratch.join(format!("{run}/{step}/{name}"))).unwrap();
         }
         let facts = [&format!("the parts of 2 ranks (`{}`", names[0]), "hint: put the parts together", "rank by rank"];
         check(&scratch, &format!("merge {run} --last 2 -o out"), 2, &facts);
         // What the hint says works.
         let line = format!("merge {run}/step-2/{0} {run}/step-1/{0} -o {run}-out", names[0]);
         check(&scratch, &line, 0, &["merged 2 checkpoints (steps 1, 2)"]);
-        assert!(scratch.join(&format!("{run}-out/{}", names[0])).exists());
+        assert!(scratch.join(format!("{run}-out/{}", names[0])).exists());
     }
 }
 
@@ -152,7 +152,7 @@ fn a_checkpoint_in_a_folder_of_a_step_is_pointed_out() {
     let scratch = Scratch::new();
     for step in ["60", "80"] {
         let folder = format!("run/epoch-0_step-{step}");
-        copy_folder(&fixture(&format!("hf-sharded/step-{step}")), &scratch.join(&format!("{folder}/modeling")));
+        copy_folder(&fixture(&format!("hf-sharded/step-{step}")), &scratch.join(format!("{folder}/modeling")));
         put(&scratch, &format!("{folder}/optimizer/pytorch_optim-00001.bin"), "moments");
     }
     let facts = ["its folder `modeling` does", "hint: give that folder of each checkpoint"];
@@ -168,7 +168,7 @@ fn names_without_a_known_step_come_with_the_pattern_that_reads_them() {
         put(&scratch, &format!("run/0000{step}_adapters.safetensors"), "");
         fs::copy(
             fixture("stories260K/model.safetensors"),
-            scratch.join(&format!("run/0000{step}_adapters.safetensors")),
+            scratch.join(format!("run/0000{step}_adapters.safetensors")),
         )
         .unwrap();
         put(&scratch, &format!("nemo/gpt-step={step}.nemo"), "");
