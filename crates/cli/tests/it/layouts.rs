@@ -36,7 +36,10 @@ fn checkpoints_of_nemo_are_those_of_megatron_in_a_folder() {
     let scratch = Scratch::new();
     let name = |step: u32| format!("nemo/gpt--val_loss=2.{step}-step={step}-consumed_samples=9.0");
     let [old, new] = [60, 80].map(|step| format!("{}/weights", name(step)));
-    put_run(&scratch, [("megatron-torch_dist/iter_0000060", &old), ("megatron-torch_dist/iter_0000080", &new)]);
+    put_run(
+        &scratch,
+        [("megatron-torch_dist/iter_0000060", old.as_str()), ("megatron-torch_dist/iter_0000080", new.as_str())],
+    );
     for step in [60, 80] {
         put(&scratch, &format!("{}/context/model.yaml", name(step)), "a: 1\n");
     }
@@ -138,7 +141,8 @@ fn parts_of_ranks_are_not_offered_as_a_choice() {
             put(&scratch, &format!("{run}/{step}/{name}"), "");
             fs::copy(&saved, scratch.join(format!("{run}/{step}/{name}"))).unwrap();
         }
-        let facts = [&format!("the parts of 2 ranks (`{}`", names[0]), "hint: put the parts together", "rank by rank"];
+        let parts = format!("the parts of 2 ranks (`{}`", names[0]);
+        let facts = [parts.as_str(), "hint: put the parts together", "rank by rank"];
         check(&scratch, &format!("merge {run} --last 2 -o out"), 2, &facts);
         // What the hint says works.
         let line = format!("merge {run}/step-2/{0} {run}/step-1/{0} -o {run}-out", names[0]);
