@@ -83,7 +83,7 @@ pub(crate) fn describe_folders(storage: &dyn Storage, place: &Place) -> Error {
     Error::NotACheckpoint {
         path: place.path().to_owned(),
         found: format!("its folder `{}` does", display_name(name)),
-        converter: Some("give that folder of each checkpoint; the step may be in the name of the folder above it"),
+        converter: Some("give the folder inside of each checkpoint; the step may be in the name above it"),
     }
 }
 

@@ -528,7 +528,8 @@ fn is_tensor_file(entry: &FolderEntry) -> bool {
         && !entry.name.ends_with(".ckpt")
         && !is_temporary_name(&entry.name)
         // The state of a trainer is not weights.
-        && !is_state_name(&entry.name)
+        && !["training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"].contains(&entry.name.as_str())
+        && !entry.name.starts_with("optim_")
 }
 
 fn refuse_file(path: &Path) -> Error {
@@ -582,11 +583,6 @@ fn refuse_folder(
 /// What to do about a folder in which no name has a known step: its files may be of a format that is not read, or their
 /// names may differ in a number.
 fn advise(storage: &Arc<dyn Storage>, path: &Path, entries: &[FolderEntry]) -> Option<String> {
-    if let Err(thalweg_checkpoint::Error::NotACheckpoint { converter: Some(converter), .. }) =
-        thalweg_checkpoint::open_checkpoint(storage, path)
-    {
-        return Some(converter.to_owned());
-    }
     // Trainers keep checkpoints in a folder of what they write.
     let has_steps =
         |inner: &[FolderEntry]| inner.iter().any(|one| parse_entry_name(&one.name, one.kind, None).is_some());
@@ -607,9 +603,14 @@ fn advise(storage: &Arc<dyn Storage>, path: &Path, entries: &[FolderEntry]) -> O
     let usable = entries.iter().filter(|entry| !is_temporary_name(&entry.name) && !is_state_name(&entry.name));
     let names: Vec<String> = usable.filter_map(name).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let pattern = NamePattern::suggest(&names)?.to_string();
-    Some(format!(
-        "if these are checkpoints, say where the step is in their names: `--checkpoint-pattern {}`",
-        shell_word(&pattern)
-    ))
+    if let Some(pattern) = NamePattern::suggest(&names) {
+        let pattern = shell_word(&pattern.to_string());
+        return Some(format!(
+            "if these are checkpoints, say where the step is in their names: `--checkpoint-pattern {pattern}`"
+        ));
+    }
+    match thalweg_checkpoint::open_checkpoint(storage, path) {
+        Err(thalweg_checkpoint::Error::NotACheckpoint { converter, .. }) => converter.map(str::to_owned),
+        _ => None,
+    }
 }

@@ -159,7 +159,7 @@ fn a_checkpoint_in_a_folder_of_a_step_is_pointed_out() {
         copy_folder(&fixture(&format!("hf-sharded/step-{step}")), &scratch.join(format!("{folder}/modeling")));
         put(&scratch, &format!("{folder}/optimizer/pytorch_optim-00001.bin"), "moments");
     }
-    let facts = ["its folder `modeling` does", "hint: give that folder of each checkpoint"];
+    let facts = ["its folder `modeling` does", "hint: give the folder inside of each checkpoint"];
     check(&scratch, "merge run --last 2 -o out", 2, &facts);
     let line = "merge run/epoch-0_step-80/modeling run/epoch-0_step-60/modeling -o out";
     check(&scratch, line, 0, &["merged 2 checkpoints (steps 60, 80)"]);
