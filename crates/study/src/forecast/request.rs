@@ -108,7 +108,7 @@ pub enum Refusal {
         "{} in the last {} to step {end_step}, but a forecast needs {needed}{}",
         counted_are(*found, "checkpoint"),
         counted(*anneal_steps, "step"),
-        shortest.map_or_else(String::new, |steps| format!(", which the last {steps} have"))
+        shortest.map_or_else(String::new, |steps| format!(", which the last {} have", counted(steps, "step")))
     )]
     TooFewCheckpoints {
         /// What was asked.
