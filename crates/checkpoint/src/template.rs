@@ -165,8 +165,8 @@ pub fn kept_files(storage: &dyn Storage, template: &Template<'_>) -> Result<Vec<
     Ok(list.files.into_iter().map(kept).collect())
 }
 
-/// Weights in the folder of a checkpoint that are not its own and that [`layout_like`] leaves out: files, or folders with
-/// `/` at the end. They are those of the checkpoint in another form, and so not those of the output.
+/// Weights in the folder of a checkpoint that are not its own and that [`layout_like`] leaves out: files, or folders
+/// with `/` at the end. They are those of the checkpoint in another form, and so not those of the output.
 ///
 /// # Errors
 /// `Storage` if a folder cannot be listed.

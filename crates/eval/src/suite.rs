@@ -156,8 +156,8 @@ impl Suite {
     /// Reads a suite and its data files. Relative paths in it start at its folder.
     ///
     /// # Errors
-    /// `NotASuite`, `SuiteInvalid`, `UnknownName`, `RowInvalid`, `DataInvalid`, `EmptySet`; `Storage` where a file cannot
-    /// be read.
+    /// `NotASuite`, `SuiteInvalid`, `UnknownName`, `RowInvalid`, `DataInvalid`, `EmptySet`; `Storage` where a file
+    /// cannot be read.
     ///
     /// # Example
     /// ```

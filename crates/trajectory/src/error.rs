@@ -396,20 +396,7 @@ impl Error {
                      with `--checkpoint-pattern '{one}'`"
                 ));
             }
-            Self::DuplicateStep { step, names } => {
-                // `checkpoint-100` and `checkpoint-0100` match the same pattern: it would not choose between them.
-                let fits = |pattern: &NamePattern, name: &str| {
-                    let said = pattern.parse_name(strip_file_end(name).unwrap_or(name));
-                    said.is_some_and(|said| said.step == *step)
-                };
-                let mut patterns = names.iter().filter_map(|name| NamePattern::of_name(name, *step));
-                let pattern =
-                    patterns.find(|pattern| names.iter().filter(|name| fits(pattern, name.as_str())).count() == 1);
-                let pattern = pattern.map_or_else(String::new, |pattern| {
-                    format!("select the ones you mean with `--checkpoint-pattern '{pattern}'`, or ")
-                });
-                return Some(format!("{pattern}move all but one of them out of the run folder"));
-            }
+            Self::DuplicateStep { step, names } => return Some(duplicate_hint(*step, names)),
             _ => {}
         }
         if let Self::HoldsMerges { path, first, .. } = self {
@@ -455,6 +442,20 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+/// What to do about several checkpoints of one step.
+fn duplicate_hint(step: Step, names: &[String]) -> String {
+    // `checkpoint-100` and `checkpoint-0100` match the same pattern: it would not choose between them.
+    let fits = |pattern: &NamePattern, name: &str| {
+        pattern.parse_name(strip_file_end(name).unwrap_or(name)).is_some_and(|said| said.step == step)
+    };
+    let mut patterns = names.iter().filter_map(|name| NamePattern::of_name(name, step));
+    let pattern = patterns.find(|pattern| names.iter().filter(|name| fits(pattern, name)).count() == 1);
+    let pattern = pattern.map_or_else(String::new, |pattern| {
+        format!("select the ones you mean with `--checkpoint-pattern '{pattern}'`, or ")
+    });
+    format!("{pattern}move all but one of them out of the run folder")
 }
 
 fn not_fetched_hint(command: &str) -> String {

@@ -38,9 +38,9 @@ pub fn is_temporary_name(name: &str) -> bool {
 
 /// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`,
 /// `global_step_N`, `iter_N`, `epN-baN`, `baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`,
-/// `epoch_N_step_N` and the like, and names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a trainer or
-/// converter (`-hf`, `-unsharded`, `_ckp`), and after a word the number may have a unit (`checkpoint-1.5k`, `step1M`).
-/// Only whole names match: `step_10` is never part of `step_100`.
+/// `epoch_N_step_N` and the like, and names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a trainer
+/// or converter (`-hf`, `-unsharded`, `_ckp`), and after a word the number may have a unit (`checkpoint-1.5k`,
+/// `step1M`). Only whole names match: `step_10` is never part of `step_100`.
 ///
 /// # Example
 /// ```
@@ -129,8 +129,8 @@ fn parse_worded_name(name: &str) -> Option<CheckpointName> {
         .or_else(|| parse_keyed_name(name))
 }
 
-/// `ep0-ba1000`: batches count on through the epochs. A file with the whole model is called `ep0-ba1000-rank0`, and what
-/// LLM Foundry exports for Hugging Face `ba1000`.
+/// `ep0-ba1000`: batches count on through the epochs. A file with the whole model is called `ep0-ba1000-rank0`, and
+/// what LLM Foundry exports for Hugging Face `ba1000`.
 fn parse_epoch_batch(name: &str) -> Option<Step> {
     if let Some(batch) = name.strip_prefix("ba") {
         return parse_digits(batch);

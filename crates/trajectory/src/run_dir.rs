@@ -390,8 +390,8 @@ fn missing_marker(candidate: &Candidate, entries: &[FolderEntry], trackers: &Tra
     trackers.missing(&candidate.name, candidate.said.step)
 }
 
-/// The files beside the checkpoints in which Megatron and DeepSpeed name the last one that they finished, and NeMo those
-/// that it has not finished.
+/// The files beside the checkpoints in which Megatron and DeepSpeed name the last one that they finished, and NeMo
+/// those that it has not finished.
 #[derive(Debug, Default)]
 struct Trackers {
     megatron: Option<Step>,
