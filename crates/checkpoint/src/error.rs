@@ -603,6 +603,7 @@ impl Error {
             Self::Unfinished { .. } | Self::CutOff { .. } => Fault::Unfinished,
             Self::Header { source, .. } if source.is_truncated() => Fault::Unfinished,
             Self::Torch { source, .. } if source.is_truncated() => Fault::Unfinished,
+            Self::Torch { source, .. } if source.is_part_of_ranks() => Fault::OtherFormat,
             Self::Torch { .. } | Self::Layout { .. } => Fault::Damaged,
             Self::Header { .. } | Self::Index { .. } | Self::IndexMismatch { .. } | Self::Config { .. } => {
                 Fault::Damaged

@@ -84,9 +84,10 @@ pub use side_files::{
     CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, has_weights_end, side_files_of,
 };
 pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint};
+pub use state_names::is_state_name;
 pub use template::{
-    KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, orbax_extras,
-    unchanged_copies,
+    KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, left_out_weights, open_whole,
+    orbax_extras, unchanged_copies,
 };
 pub use to_huggingface::{
     ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, check_torchtitan_names,

@@ -20,7 +20,7 @@ use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
 use crate::own_names::is_unfinished_output;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
-use crate::stranger::{describe_stranger, explain_file_error, recognise_file};
+use crate::stranger::{describe_folders, explain_file_error, recognise_file};
 use crate::to_huggingface::translate;
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
@@ -131,7 +131,7 @@ pub fn open_with_cache(
     let place = look_at(storage, path)?;
     ask_for_heads(&**storage, &place);
     let Some(format) = FORMATS.iter().find(|format| format.recognises(&place)) else {
-        return Err(describe_stranger(&place));
+        return Err(describe_folders(&**storage, &place));
     };
     let mut content =
         format.open(storage, &place, options, cache).map_err(|error| explain_file_error(error, &**storage))?;

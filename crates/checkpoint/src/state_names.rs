@@ -41,7 +41,7 @@ const NAMES: [&str; 9] = [
 ];
 
 /// Whether a file of this name is not weights, whatever its ending.
-pub(crate) fn is_state_name(name: &str) -> bool {
+pub fn is_state_name(name: &str) -> bool {
     STARTS.iter().any(|start| name.starts_with(start))
         || ENDS.iter().any(|end| name.ends_with(end))
         || NAMES.contains(&name)

@@ -8,7 +8,8 @@ use thalweg_storage::{FileKind, FolderEntry, ReadAt, Storage};
 use thalweg_tensor::display_name;
 
 use crate::Error;
-use crate::format::Place;
+use crate::format::{FORMATS, Place};
+use crate::state_names::is_state_name;
 
 /// A format that thalweg does not read: name endings of its files or folders, what it is, and how to get one that it
 /// reads. Each proposal was checked against the source of the tool that it names.
@@ -62,6 +63,28 @@ const STRANGERS: [Stranger; 6] = [
 /// Whether a name is that of a file that thalweg does not read, whatever its first bytes.
 pub(crate) fn has_name_of_stranger(name: &str) -> bool {
     STRANGERS.iter().any(|stranger| stranger.has_name(name))
+}
+
+/// Folders in one that is not a checkpoint that are looked into for a checkpoint.
+const MAX_LOOKED_INTO: usize = 20;
+
+/// As [`describe_stranger`], with the folder inside that is a checkpoint, if there is one.
+pub(crate) fn describe_folders(storage: &dyn Storage, place: &Place) -> Error {
+    let error = describe_stranger(place);
+    if !matches!(error, Error::NotACheckpoint { converter: None, .. }) {
+        return error;
+    }
+    let is_checkpoint = |name: &&str| {
+        let path = place.folder().join(name);
+        let inner = storage.list_folder(&path).map(|entries| Place::Folder { path, entries });
+        !is_state_name(name) && inner.is_ok_and(|inner| FORMATS.iter().any(|format| format.recognises(&inner)))
+    };
+    let Some(name) = place.folder_names().take(MAX_LOOKED_INTO).find(is_checkpoint) else { return error };
+    Error::NotACheckpoint {
+        path: place.path().to_owned(),
+        found: format!("its folder `{}` does", display_name(name)),
+        converter: Some("give the folder inside of each checkpoint; the step may be in the name above it"),
+    }
 }
 
 /// The error for a path that no format recognises: what it holds, and what to do.

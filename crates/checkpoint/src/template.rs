@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_storage::publish::{is_stage_name, trainer_part};
-use thalweg_storage::{FileKind, ReadAt, Storage};
+use thalweg_storage::{FileKind, FolderEntry, ReadAt, Storage};
 use thalweg_tensor::{Dtype, DtypeClass, TensorCatalog, TensorEntry, display_name, to_index};
 
 use crate::format::FORMATS;
@@ -26,6 +26,7 @@ use crate::own_names::RECEIPT_NAME;
 use crate::side_files::{SideFileKind, StayReason, side_file_kind};
 use crate::spans::spans_in;
 use crate::stage::FrameCopy;
+use crate::state_names::is_state_name;
 use crate::{Checkpoint, Error, ReadOptions};
 
 /// Deepest nesting of folders inside a checkpoint. No known trainer nests deeper than eight.
@@ -164,6 +165,16 @@ pub fn kept_files(storage: &dyn Storage, template: &Template<'_>) -> Result<Vec<
     Ok(list.files.into_iter().map(kept).collect())
 }
 
+/// Weights in the folder of a checkpoint that are not its own and that [`layout_like`] leaves out: files, or folders
+/// with `/` at the end. They are those of the checkpoint in another form, and so not those of the output.
+///
+/// # Errors
+/// `Storage` if a folder cannot be listed.
+pub fn left_out_weights(storage: &dyn Storage, checkpoint: &Checkpoint) -> Result<Vec<String>, Error> {
+    let template = Template { checkpoint, other_copy: None, replaced: &BTreeSet::new() };
+    Ok(FileList::find(storage, &template)?.left_out)
+}
+
 /// The bytes that a finished output has unchanged from other files: what is copied, without what is written over it
 /// later.
 pub fn unchanged_copies(layout: &OutputLayout) -> Vec<FrameCopy> {
@@ -281,6 +292,15 @@ struct KeptFile {
 struct FileList {
     files: Vec<KeptFile>,
     numbers: BTreeMap<String, u32>,
+    /// Weights in another form.
+    left_out: Vec<String>,
+}
+
+/// What a look into the folders of a checkpoint found.
+#[derive(Default)]
+struct Collected {
+    kept: BTreeMap<String, KeptFile>,
+    left_out: Vec<String>,
 }
 
 impl FileList {
@@ -288,12 +308,13 @@ impl FileList {
     /// replaced; for a single file, only that.
     fn find(storage: &dyn Storage, template: &Template<'_>) -> Result<Self, Error> {
         let checkpoint = template.checkpoint;
-        let mut found = BTreeMap::new();
+        let mut collected = Collected::default();
         let is_folder = storage.file_info(checkpoint.path())?.kind == FileKind::Folder;
         let root = checkpoint.files().first().and_then(|file| root_of(&file.path, &file.name));
         if let Some(root) = root.filter(|_| is_folder) {
-            collect(storage, &root, "", template, &mut found, 0)?;
+            collect(storage, &root, "", template, &mut collected, 0)?;
         }
+        let Collected { kept: mut found, left_out } = collected;
         // What holds tensors is kept whatever its name.
         for opened in [Some(checkpoint), template.other_copy].into_iter().flatten() {
             for (file, reader) in opened.files().iter().zip(opened.readers()) {
@@ -310,7 +331,7 @@ impl FileList {
         }
         let files: Vec<KeptFile> = found.into_values().collect();
         let numbers = (0..).zip(&files).map(|(number, file)| (file.name.clone(), number)).collect();
-        Ok(Self { files, numbers })
+        Ok(Self { files, numbers, left_out })
     }
 }
 
@@ -324,12 +345,20 @@ fn collect(
     folder: &Path,
     prefix: &str,
     template: &Template<'_>,
-    found: &mut BTreeMap<String, KeptFile>,
+    found: &mut Collected,
     depth: usize,
 ) -> Result<(), Error> {
-    for entry in storage.list_folder(folder)? {
+    let entries = storage.list_folder(folder)?;
+    let is_own = |name: &str| template.checkpoint.files().iter().any(|file| file.name.starts_with(name));
+    // The files of a folder of weights belong together: a config, an index, a tokenizer.
+    if !prefix.is_empty() && !is_own(prefix) && entries.iter().any(is_other_form) {
+        found.left_out.push(prefix.to_owned());
+        return Ok(());
+    }
+    for entry in entries {
         let (name, path) = (format!("{prefix}{}", entry.name), folder.join(&entry.name));
         match entry.kind {
+            FileKind::File if is_other_form(&entry) && !is_own(&name) => found.left_out.push(name),
             FileKind::Folder if depth < MAX_DEPTH && is_kept_folder(storage, &name, &path, template)? => {
                 collect(storage, &path, &format!("{name}/"), template, found, depth + 1)?;
             }
@@ -341,7 +370,7 @@ fn collect(
                     reader: None,
                     archives: Vec::new(),
                 };
-                found.insert(name, file);
+                found.kept.insert(name, file);
             }
             _ => {}
         }
@@ -366,6 +395,14 @@ fn is_kept_folder(storage: &dyn Storage, name: &str, path: &Path, template: &Tem
         Err(error) if error.is_not_found() => Ok(true),
         found => Ok(found.map(|_| false)?),
     }
+}
+
+/// Whether a name is one that only weights have, in a form that is written for other programs than the trainer.
+fn is_other_form(entry: &FolderEntry) -> bool {
+    let name = &*entry.name;
+    let is_torch = is_saved_name(name) && ["pytorch_model", "consolidated"].iter().any(|start| name.starts_with(start));
+    let ends = [".safetensors", ".safetensors.index.json", ".gguf"];
+    entry.kind == FileKind::File && !is_state_name(name) && (is_torch || ends.iter().any(|end| name.ends_with(end)))
 }
 
 /// Whether a file is kept. Cards and code directly in the folder are not: an output has its own card, and code only on

@@ -48,7 +48,7 @@ pub(crate) fn plan_of_recipe(
     let Some(out) = out else {
         return Err(Error::usage_with_hint(
             "where should the merged checkpoint go?",
-            format!("name it after the recipe: `thalweg merge {} OUT`", thalweg_tensor::shell_path(path)),
+            format!("give its folder as the second path: `thalweg merge {} OUT`", thalweg_tensor::shell_path(path)),
         ));
     };
     let request = with_typed(MergeRequest::from_recipe(&recipe)?, typed, world)?;

@@ -33,6 +33,12 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A file of rows or of text where a suite was expected.
+    #[error("`{}` is not a suite, which is a TOML file that names files of rows or of text", path.display())]
+    NotASuite {
+        /// The file.
+        path: PathBuf,
+    },
     /// A key or a name in a suite that nothing knows.
     #[error("suite `{}`: {place} has no {what} `{}`", path.display(), display_name(found))]
     UnknownName {
@@ -228,6 +234,11 @@ impl Error {
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Storage(error) => error.hint().map(str::to_owned),
             Self::Model { source, .. } => source.hint(),
+            Self::NotASuite { path } => Some(format!(
+                "put it into a suite: `kind = \"thalweg-suite\"`, `version = 1`, `context_length = \"auto\"`, then \
+                 `[[task]]`, `name = \"mine\"`, `kind = \"text\"`, `file = \"{}\"`; docs/adding/task.md has other kinds",
+                path.file_name().unwrap_or_default().display()
+            )),
             Self::UnknownName { found, known, .. } => Some(nearest_name(found, known.iter().copied()).map_or_else(
                 || format!("known are {}", known.join(", ")),
                 |nearest| format!("did you mean `{nearest}`?"),

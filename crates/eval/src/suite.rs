@@ -156,7 +156,8 @@ impl Suite {
     /// Reads a suite and its data files. Relative paths in it start at its folder.
     ///
     /// # Errors
-    /// `SuiteInvalid`, `UnknownName`, `RowInvalid`, `DataInvalid`, `EmptySet`; `Storage` where a file cannot be read.
+    /// `NotASuite`, `SuiteInvalid`, `UnknownName`, `RowInvalid`, `DataInvalid`, `EmptySet`; `Storage` where a file
+    /// cannot be read.
     ///
     /// # Example
     /// ```
@@ -184,7 +185,15 @@ impl Suite {
     /// ```
     pub fn open(storage: &dyn Storage, path: &Path) -> Result<Self, Error> {
         let invalid = |what: String| Error::SuiteInvalid { path: path.to_owned(), what };
+        let not_a_suite = || Error::NotASuite { path: path.to_owned() };
+        if has_name_of_rows(path) && storage.file_info(path).is_ok() {
+            return Err(not_a_suite());
+        }
         let bytes = storage.read_file(path, MAX_SUITE_BYTES)?;
+        // No TOML begins with a brace; rows do.
+        if bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(not_a_suite());
+        }
         let text = std::str::from_utf8(&bytes).map_err(|_| invalid("the text is not UTF-8".to_owned()))?;
         let table: toml::Table =
             toml::from_str(text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
@@ -277,6 +286,12 @@ fn role(fields: &Fields<'_>) -> Result<Option<SuiteRole>, Error> {
     let roles = [SuiteRole::Selection, SuiteRole::Report];
     let role = roles.into_iter().find(|role| role.name() == found);
     role.map(Some).ok_or_else(|| fields.unknown("role", &found, roles.map(SuiteRole::name).to_vec()))
+}
+
+/// Whether a file is one of rows or of text, which a suite would name.
+fn has_name_of_rows(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [".jsonl", ".json", ".txt", ".zst"].iter().any(|end| name.ends_with(end))
 }
 
 fn open_task(storage: &dyn Storage, suite: &Path, context_length: usize, table: &toml::Table) -> Result<Task, Error> {

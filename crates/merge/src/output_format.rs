@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use thalweg_checkpoint::Checkpoint;
+use thalweg_checkpoint::{Checkpoint, left_out_weights};
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
@@ -150,6 +150,8 @@ pub fn choose_format(
 pub struct KeptState {
     /// Paths of tensors that are other names of merged ones, and so change with them.
     pub other_names: Vec<String>,
+    /// Files and folders of that source that the output leaves out: its weights in another form.
+    pub left_out: Vec<String>,
 }
 
 /// Looks at what an output keeps of its newest source; `None` if it does not have that source's files. Reads headers,
@@ -169,7 +171,8 @@ pub fn find_kept_state(
     if let Some(master) = find_master(&tensors)? {
         return Err(FormatError::StaleMasters { master }.into());
     }
-    Ok(Some(KeptState { other_names: tensors.other_names()? }))
+    let left_out = left_out_weights(&**storage, &newest.checkpoint)?;
+    Ok(Some(KeptState { other_names: tensors.other_names()?, left_out }))
 }
 
 /// In which files an output is written and what it has besides the merged tensors, in a line; `None` for safetensors
@@ -199,7 +202,14 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option
     } else {
         ", except for the files of `--side-files-from`"
     };
-    let line = format!("written as {format}; everything else is as in `{}`{tensors}{replaced}", display_name(&name));
+    let left_out: Vec<String> = kept.left_out.iter().map(|name| format!("`{}`", display_name(name))).collect();
+    let without = match left_out.len() {
+        0 => String::new(),
+        1 => format!(", without {}, which has the weights of that checkpoint in another form", shorten(left_out)),
+        _ => format!(", without {}, which have the weights of that checkpoint in other forms", shorten(left_out)),
+    };
+    let as_in = display_name(&name);
+    let line = format!("written as {format}; everything else is as in `{as_in}`{tensors}{replaced}{without}");
     let changed = kept.other_names.iter().map(|name| format!("`{}`", display_name(name))).collect();
     Some(match kept.other_names.len() {
         0 => line,

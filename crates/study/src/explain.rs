@@ -187,7 +187,7 @@ pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
         /// Closer to a random walk than this, the path shows nothing.
         const ALIKE: f64 = 0.05;
         let so = match share - null {
-            more if more > ALIKE => "the run drifts along one direction",
+            more if more > ALIKE => "over the whole window the run drifts along one direction",
             less if less < -ALIKE => "the run moves around a point more than a random walk would",
             _ => "the shape of the path says nothing about this run",
         };

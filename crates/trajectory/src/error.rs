@@ -62,6 +62,8 @@ pub enum Error {
         path: PathBuf,
         /// What is there instead.
         found: String,
+        /// What to do about what is there, if that is known.
+        advice: Option<String>,
     },
     /// A folder of merges, as a sweep writes it.
     #[error(
@@ -349,7 +351,9 @@ impl Error {
     /// What to do next, where there is a next move.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NothingFinished { advice, .. } => return Some(advice.clone()),
+            Self::NothingFinished { advice, .. } | Self::NotARun { advice: Some(advice), .. } => {
+                return Some(advice.clone());
+            }
             Self::NotFetched { command, .. } => return Some(not_fetched_hint(command)),
             Self::Log { path, source } => match &**source {
                 LogError::Packed { command, .. } => {
@@ -392,20 +396,7 @@ impl Error {
                      with `--checkpoint-pattern '{one}'`"
                 ));
             }
-            Self::DuplicateStep { step, names } => {
-                // `checkpoint-100` and `checkpoint-0100` match the same pattern: it would not choose between them.
-                let fits = |pattern: &NamePattern, name: &str| {
-                    let said = pattern.parse_name(strip_file_end(name).unwrap_or(name));
-                    said.is_some_and(|said| said.step == *step)
-                };
-                let mut patterns = names.iter().filter_map(|name| NamePattern::of_name(name, *step));
-                let pattern =
-                    patterns.find(|pattern| names.iter().filter(|name| fits(pattern, name.as_str())).count() == 1);
-                let pattern = pattern.map_or_else(String::new, |pattern| {
-                    format!("select the ones you mean with `--checkpoint-pattern '{pattern}'`, or ")
-                });
-                return Some(format!("{pattern}move all but one of them out of the run folder"));
-            }
+            Self::DuplicateStep { step, names } => return Some(duplicate_hint(*step, names)),
             _ => {}
         }
         if let Self::HoldsMerges { path, first, .. } = self {
@@ -428,7 +419,7 @@ impl Error {
                 "give the folder above it as the run, or name the checkpoints to merge: `-m CKPT -m CKPT`"
             }
             Self::NotARun { .. } => {
-                "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, \
+                "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, `baN`, \
                  `stepN-tokensXB`, `epoch_N`, names with `step=N`, `N/` or files `step_N.safetensors`; for other \
                  names, say where the step is: `--checkpoint-pattern 'my-{step}-name'`"
             }
@@ -451,6 +442,20 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+/// What to do about several checkpoints of one step.
+fn duplicate_hint(step: Step, names: &[String]) -> String {
+    // `checkpoint-100` and `checkpoint-0100` match the same pattern: it would not choose between them.
+    let fits = |pattern: &NamePattern, name: &str| {
+        pattern.parse_name(strip_file_end(name).unwrap_or(name)).is_some_and(|said| said.step == step)
+    };
+    let mut patterns = names.iter().filter_map(|name| NamePattern::of_name(name, step));
+    let pattern = patterns.find(|pattern| names.iter().filter(|name| fits(pattern, name)).count() == 1);
+    let pattern = pattern.map_or_else(String::new, |pattern| {
+        format!("select the ones you mean with `--checkpoint-pattern '{pattern}'`, or ")
+    });
+    format!("{pattern}move all but one of them out of the run folder")
 }
 
 fn not_fetched_hint(command: &str) -> String {

@@ -9,8 +9,8 @@ use thalweg_storage::publish::is_stage_name;
 pub use crate::checkpoint_name::{CheckpointName, NameCount, NameTokens};
 use crate::{NamePattern, Step, Tokens};
 
-/// Suffixes that converters add to a trainer's names.
-const SUFFIXES: [&str; 9] = [
+/// Suffixes that trainers and converters add to the name of a step.
+const SUFFIXES: [&str; 12] = [
     "-hf",
     "_hf",
     "-unsharded",
@@ -20,6 +20,10 @@ const SUFFIXES: [&str; 9] = [
     "-safetensors",
     "_safetensors",
     "_universal",
+    // fms-fsdp, TinyLlama.
+    "_ckp",
+    "_ckpt",
+    "-ckpt",
 ];
 
 /// Whether a name says that something is not finished: hidden, `tmp-...`, `....tmp`, or a stage of ours.
@@ -32,11 +36,11 @@ pub fn is_temporary_name(name: &str) -> bool {
         || name.contains(".orbax-checkpoint-tmp")
 }
 
-/// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`,
-/// `epN-baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`, `epoch_N_step_N` and the like, and
-/// names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a converter (`-hf`, `-unsharded`), and after a
-/// word the number may have a unit (`checkpoint-1.5k`, `step1M`). Only whole names match: `step_10` is never part of
-/// `step_100`.
+/// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`,
+/// `global_step_N`, `iter_N`, `epN-baN`, `baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`,
+/// `epoch_N_step_N` and the like, and names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a trainer
+/// or converter (`-hf`, `-unsharded`, `_ckp`), and after a word the number may have a unit (`checkpoint-1.5k`,
+/// `step1M`). Only whole names match: `step_10` is never part of `step_100`.
 ///
 /// # Example
 /// ```
@@ -50,9 +54,14 @@ pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
     parse_digits(strip_suffixes(name)).map(CheckpointName::plain).or_else(|| parse_worded_name(name))
 }
 
-/// Reads the name of a file: a folder's name with at least one word in it, then the ending of a checkpoint file.
+/// Reads the name of a file: a folder's name with at least one word in it, then the ending of a checkpoint file; or
+/// nanochat's `model_001000.pt` and modded-nanogpt's `state_step001000.pt`.
 pub(crate) fn parse_file_name(name: &str) -> Option<CheckpointName> {
-    parse_worded_name(strip_file_end(name)?)
+    /// Fewer digits are those of a rank or a shard.
+    const MIN_DIGITS: usize = 6;
+    let stem = strip_file_end(name)?;
+    let padded = stem.strip_prefix("model_").filter(|digits| digits.len() >= MIN_DIGITS).and_then(parse_digits);
+    padded.map(CheckpointName::plain).or_else(|| parse_worded_name(stem.strip_prefix("state_").unwrap_or(stem)))
 }
 
 /// Reads the name of an entry of a run folder, by the pattern if there is one, else by the known names. `None` for a
@@ -99,7 +108,7 @@ fn strip_suffixes(name: &str) -> &str {
 
 fn parse_worded_name(name: &str) -> Option<CheckpointName> {
     let name = strip_suffixes(name);
-    for start in ["checkpoint-", "checkpoint_", "ckpt-", "ckpt_", "global_step", "iter_", "iter-"] {
+    for start in ["checkpoint-", "checkpoint_", "ckpt-", "ckpt_", "global_step_", "global_step", "iter_", "iter-"] {
         let Some(rest) = name.strip_prefix(start) else { continue };
         if let Some(step) = parse_count(rest) {
             return Some(CheckpointName::plain(step));
@@ -120,8 +129,12 @@ fn parse_worded_name(name: &str) -> Option<CheckpointName> {
         .or_else(|| parse_keyed_name(name))
 }
 
-/// `ep0-ba1000`: batches count on through the epochs. A file with the whole model is called `ep0-ba1000-rank0`.
+/// `ep0-ba1000`: batches count on through the epochs. A file with the whole model is called `ep0-ba1000-rank0`, and
+/// what LLM Foundry exports for Hugging Face `ba1000`.
 fn parse_epoch_batch(name: &str) -> Option<Step> {
+    if let Some(batch) = name.strip_prefix("ba") {
+        return parse_digits(batch);
+    }
     let (epoch, batch) = name.strip_prefix("ep")?.split_once("-ba")?;
     parse_digits(epoch)?;
     parse_digits(batch.strip_suffix("-rank0").unwrap_or(batch))
@@ -278,6 +291,12 @@ mod tests {
         check_folder("step_1000_epoch_3", 1000);
         check_folder("checkpoint_epoch_3_step_1000", 1000);
         check_folder("checkpoint-step-1000", 1000);
+        check_folder("ba1000", 1000);
+        check_folder("global_step_1000", 1000);
+        check_folder("step_1000_ckp", 1000);
+        for name in ["iter-001000-ckpt.pth", "model_001000.pt", "state_step001000.pt", "step_1000_ckp.pth"] {
+            assert_eq!(parse_file_name(name).map(|name| name.step), Some(Step(1000)), "{name}");
+        }
         assert_eq!(parse_file_name("epoch=0-step=10.safetensors").map(|name| name.step), Some(Step(10)));
     }
 
@@ -310,6 +329,8 @@ mod tests {
             "checkpoint-500.tmp",
             "checkpoint-best",
             "iter_",
+            "ba",
+            "bar1",
             "ep-ba1",
             "ep1-ba",
             "release",
@@ -338,7 +359,8 @@ mod tests {
         for name in strangers {
             assert_eq!(parse_folder_name(name), None, "{name}");
         }
-        for name in ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10"] {
+        let files = ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10"];
+        for name in files.into_iter().chain(["model_1.pt", "model_1000.pt", "optim_001000_rank0.pt"]) {
             assert_eq!(parse_file_name(name), None, "{name}");
         }
     }

@@ -1,5 +1,6 @@
 //! A pattern that says where in a checkpoint's name the step is, for names that thalweg does not know.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -57,6 +58,45 @@ impl NamePattern {
         let (before, after) = name.rsplit_once(digits)?;
         let pattern: Self = format!("{before}{PLACEHOLDER}{after}").parse().ok()?;
         pattern.parse_name(name).filter(|said| said.step == step).map(|_| pattern)
+    }
+
+    /// The pattern that most of these names match, with the number in them that grows fastest as the step; `None` if no
+    /// two of them differ in numbers alone.
+    pub(crate) fn suggest(names: &[&str]) -> Option<Self> {
+        let mut groups: BTreeMap<Vec<&str>, Vec<&str>> = BTreeMap::new();
+        for name in names {
+            let words = name.split(|c: char| c.is_ascii_digit()).filter(|word| !word.is_empty()).collect();
+            groups.entry(words).or_default().push(name);
+        }
+        let group = groups.into_values().filter(|group| group.len() > 1).max_by_key(Vec::len)?;
+        let numbers = |name: &str| -> Vec<u64> {
+            let runs = name.split(|c: char| !c.is_ascii_digit()).filter(|run| !run.is_empty());
+            runs.map(|run| run.parse().unwrap_or(u64::MAX)).collect()
+        };
+        let all: Vec<Vec<u64>> = group.iter().map(|name| numbers(name)).collect();
+        let n_numbers = all.first()?.len();
+        let spread = |i: usize| {
+            let column = || all.iter().filter_map(|one| one.get(i).copied());
+            Some(column().max()? - column().min()?)
+        };
+        let step = (0..n_numbers).filter(|i| spread(*i) > Some(0)).max_by_key(|i| spread(*i))?;
+        // Numbers that vary beside the step, such as a loss, may be anything.
+        let name = group.first()?;
+        let (mut pattern, mut rest, mut number) = (String::new(), *name, 0);
+        while let Some(c) = rest.chars().next() {
+            let is_digit = c.is_ascii_digit();
+            let end = rest.find(|c: char| c.is_ascii_digit() != is_digit).unwrap_or(rest.len());
+            let (part, tail) = rest.split_at(end);
+            pattern.push_str(match is_digit {
+                true if number == step => PLACEHOLDER,
+                true if spread(number) > Some(0) => "*",
+                _ => part,
+            });
+            number += usize::from(is_digit);
+            rest = tail;
+        }
+        let pattern: Self = pattern.parse().ok()?;
+        group.iter().all(|name| pattern.parse_name(name).is_some()).then_some(pattern)
     }
 }
 
@@ -152,5 +192,19 @@ mod tests {
         for text in ["", "step", "{step}{step}", "step{steps}", "{step}/x", "{epoch}-{step}", &"x".repeat(300)] {
             assert!(text.parse::<NamePattern>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pattern_is_suggested_where_names_differ_in_numbers() {
+        let check = |names: &[&str], pattern: Option<&str>| {
+            assert_eq!(NamePattern::suggest(names).map(|found| found.to_string()).as_deref(), pattern, "{names:?}");
+        };
+        check(&["0000100_adapters", "0000200_adapters", "config"], Some("{step}_adapters"));
+        check(&["run7-at100-x", "run7-at200-x"], Some("run7-at{step}-x"));
+        check(&["e1_u900_l3.5", "e2_u1800_l3.4"], Some("e*_u{step}_l3.*"));
+        check(&["model-a", "model-b"], None);
+        check(&["only100"], None);
+        check(&["{x}1", "{x}2"], None);
+        check(&[], None);
     }
 }

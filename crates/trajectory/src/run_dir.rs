@@ -2,15 +2,15 @@
 //!
 //! Opens headers only, and holds no file open afterwards. It does not choose: `window` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_checkpoint::{
-    CatalogCache, Note, RECEIPT_NAME, ReadOptions, is_checkpoint, open_all_with_cache, strip_file_end,
+    CatalogCache, Note, RECEIPT_NAME, ReadOptions, is_checkpoint, is_state_name, open_all_with_cache, strip_file_end,
 };
 use thalweg_storage::{FileKind, FolderEntry, Storage};
-use thalweg_tensor::display_name;
+use thalweg_tensor::{display_name, shell_path, shell_word};
 
 use crate::checkpoint_name::{CheckpointName, NameCount, NameTokens};
 use crate::hub_cache::{is_hub_repository, list_revisions};
@@ -21,6 +21,8 @@ use crate::{Error, NamePattern, Step};
 
 /// Checkpoints opened at a time: bounds memory and open files in a run of thousands. Not measured.
 const OPENED_AT_ONCE: usize = 16;
+/// Folders in one that is not a run that are looked into for a run.
+const MAX_LOOKED_INTO: usize = 50;
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
 
@@ -279,6 +281,9 @@ fn check_candidates(
             let format = opened.as_ref().ok().map(thalweg_checkpoint::Checkpoint::format_name);
             let state = match (own_output(storage, &candidate.path), opened) {
                 (Some(state), _) => state,
+                (None, _) if trackers.saving.contains(&candidate.name) => {
+                    unfinished(format!("`{}{NEMO_UNFINISHED}` is beside it", display_name(&candidate.name)))
+                }
                 (None, Ok(checkpoint)) => {
                     if checkpoint.format_name() == ORBAX {
                         let is_marked = storage.file_info(&candidate.path.join(ORBAX_MARKER)).is_ok();
@@ -385,11 +390,13 @@ fn missing_marker(candidate: &Candidate, entries: &[FolderEntry], trackers: &Tra
     trackers.missing(&candidate.name, candidate.said.step)
 }
 
-/// The files beside the checkpoints in which Megatron and DeepSpeed name the last one that they finished.
+/// The files beside the checkpoints in which Megatron and DeepSpeed name the last one that they finished, and NeMo
+/// those that it has not finished.
 #[derive(Debug, Default)]
 struct Trackers {
     megatron: Option<Step>,
     deepspeed: Option<Step>,
+    saving: BTreeSet<String>,
 }
 
 /// The format of Orbax, and the marker that it writes last where folders cannot be renamed.
@@ -397,8 +404,14 @@ const ORBAX: &str = "orbax";
 const ORBAX_MARKER: &str = "commit_success.txt";
 const MEGATRON_TRACKER: &str = "latest_checkpointed_iteration.txt";
 const DEEPSPEED_TRACKER: &str = "latest";
-/// How DeepSpeed names the folder of a step.
+/// How DeepSpeed names the folder of a step. Others write `global_step_10`.
 const DEEPSPEED_START: &str = "global_step";
+/// What NeMo adds to the name of a checkpoint for the file that is beside it until its save has finished.
+const NEMO_UNFINISHED: &str = "-unfinished";
+
+fn is_deepspeed_name(name: &str) -> bool {
+    name.strip_prefix(DEEPSPEED_START).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
 
 impl Trackers {
     fn read(storage: &Arc<dyn Storage>, folder: &Path, entries: &[FolderEntry]) -> Result<Self, Error> {
@@ -413,7 +426,10 @@ impl Trackers {
             }
         };
         let step_of = |text: String| parse_folder_name(&text).map(|name| name.step);
+        let files = entries.iter().filter(|entry| entry.kind == FileKind::File);
+        let saving = files.filter_map(|entry| entry.name.strip_suffix(NEMO_UNFINISHED));
         Ok(Self {
+            saving: saving.map(|name| strip_file_end(name).unwrap_or(name).to_owned()).collect(),
             megatron: read(MEGATRON_TRACKER)?.and_then(step_of),
             deepspeed: read(DEEPSPEED_TRACKER)?.and_then(step_of),
         })
@@ -438,7 +454,7 @@ impl Trackers {
     fn of_name(&self, name: &str) -> Option<(&'static str, Option<Step>)> {
         if name.starts_with("iter_") {
             Some((MEGATRON_TRACKER, self.megatron))
-        } else if name.starts_with(DEEPSPEED_START) {
+        } else if is_deepspeed_name(name) {
             Some((DEEPSPEED_TRACKER, self.deepspeed))
         } else {
             None
@@ -499,7 +515,7 @@ fn holds_params(storage: &Arc<dyn Storage>, folder: &Path, entry: &FolderEntry) 
         return true;
     }
     // The Trainer keeps the training state of DeepSpeed in such a folder inside each of its checkpoints.
-    !entry.name.starts_with(DEEPSPEED_START) && is_checkpoint(&**storage, &path)
+    !is_deepspeed_name(&entry.name) && is_checkpoint(&**storage, &path)
 }
 
 /// Whether an entry is a file of tensors, in any format that is known.
@@ -513,13 +529,14 @@ fn is_tensor_file(entry: &FolderEntry) -> bool {
         && !is_temporary_name(&entry.name)
         // The state of a trainer is not weights.
         && !["training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"].contains(&entry.name.as_str())
+        && !entry.name.starts_with("optim_")
 }
 
 fn refuse_file(path: &Path) -> Error {
     if path.extension().is_some_and(|extension| extension == "safetensors") {
         return Error::IsCheckpoint { path: path.to_owned() };
     }
-    Error::NotARun { path: path.to_owned(), found: "it is a file".to_owned() }
+    Error::NotARun { path: path.to_owned(), found: "it is a file".to_owned(), advice: None }
 }
 
 fn refuse_folder(
@@ -539,7 +556,8 @@ fn refuse_folder(
     if pattern.is_none() && entries.iter().any(is_tensor_file) {
         // Several files, any of which could be the checkpoint, are more likely a run under unknown names.
         let opened = thalweg_checkpoint::open_checkpoint(storage, path);
-        if !matches!(opened, Err(thalweg_checkpoint::Error::Ambiguous { .. })) {
+        let fault = opened.as_ref().err().map(thalweg_checkpoint::Error::fault);
+        if !matches!(fault, Some(thalweg_checkpoint::Fault::Ambiguous | thalweg_checkpoint::Fault::OtherFormat)) {
             return Error::IsCheckpoint { path: path.to_owned() };
         }
     }
@@ -558,6 +576,41 @@ fn refuse_folder(
     };
     match pattern {
         Some(pattern) => Error::NoMatch { path: path.to_owned(), pattern: pattern.clone(), found },
-        None => Error::NotARun { path: path.to_owned(), found },
+        None => Error::NotARun { path: path.to_owned(), found, advice: advise(storage, path, entries) },
+    }
+}
+
+/// What to do about a folder in which no name has a known step: its files may be of a format that is not read, or their
+/// names may differ in a number.
+fn advise(storage: &Arc<dyn Storage>, path: &Path, entries: &[FolderEntry]) -> Option<String> {
+    // Trainers keep checkpoints in a folder of what they write.
+    let has_steps =
+        |inner: &[FolderEntry]| inner.iter().any(|one| parse_entry_name(&one.name, one.kind, None).is_some());
+    let is_run = |entry: &&FolderEntry| {
+        let inside = || storage.list_folder(&path.join(&entry.name));
+        entry.kind == FileKind::Folder
+            && !is_temporary_name(&entry.name)
+            && inside().is_ok_and(|inner| has_steps(&inner))
+    };
+    if let Some(run) = entries.iter().take(MAX_LOOKED_INTO).find(is_run) {
+        return Some(format!("give the folder in it that holds checkpoints: `{}`", shell_path(path.join(&run.name))));
+    }
+    let name = |entry: &FolderEntry| match entry.kind {
+        FileKind::Folder => Some(entry.name.clone()),
+        FileKind::File => strip_file_end(&entry.name).map(str::to_owned),
+        FileKind::Other => None,
+    };
+    let usable = entries.iter().filter(|entry| !is_temporary_name(&entry.name) && !is_state_name(&entry.name));
+    let names: Vec<String> = usable.filter_map(name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if let Some(pattern) = NamePattern::suggest(&names) {
+        let pattern = shell_word(&pattern.to_string());
+        return Some(format!(
+            "if these are checkpoints, say where the step is in their names: `--checkpoint-pattern {pattern}`"
+        ));
+    }
+    match thalweg_checkpoint::open_checkpoint(storage, path) {
+        Err(thalweg_checkpoint::Error::NotACheckpoint { converter, .. }) => converter.map(str::to_owned),
+        _ => None,
     }
 }

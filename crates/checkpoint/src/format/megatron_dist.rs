@@ -12,7 +12,7 @@ use thalweg_tensor::display_name;
 use super::dcp::error::DcpError;
 use super::dcp::write::{Paths, lay_folder};
 use super::dcp::{
-    Dcp, DcpExtras, DcpFolder, DcpObject, Entry, Reading, fingerprint_of, has_all_below, open_folder, select_model,
+    self, DcpExtras, DcpFolder, DcpObject, Entry, Reading, fingerprint_of, has_all_below, open_folder, select_model,
 };
 use super::stated_step::{StatedStep, compare_step, step_in_name};
 use super::torch::TorchFile;
@@ -31,6 +31,9 @@ const MAX_METADATA_BYTES: u64 = 1 << 20;
 /// How Megatron names the folder of an iteration.
 pub(super) const ITERATION_START: &str = "iter_";
 const BACKEND: &str = "torch_dist";
+/// The folder in a checkpoint of NeMo 2 that is one of Megatron-Core, and the one beside it.
+const NEMO_WEIGHTS: &str = "weights";
+const NEMO_CONTEXT: &str = "context";
 /// Where the optimizer keeps what it has for each parameter, one key for each kind.
 const STATE_START: &str = "optimizer.state.";
 /// Where optimizers keep the masters, under the names of the parameters: the optimizer of 16-bit models, and the
@@ -47,7 +50,7 @@ impl Format for MegatronDist {
     }
 
     fn marks(&self) -> &'static [&'static str] {
-        &[]
+        &["weights/metadata.json"]
     }
 
     fn stores_elements_once(&self) -> bool {
@@ -59,8 +62,7 @@ impl Format for MegatronDist {
     }
 
     fn recognises(&self, place: &Place) -> bool {
-        let has = |wanted: &str| place.file_names().any(|name| name == wanted);
-        has(METADATA_FILE_NAME) && (has(COMMON_FILE_NAME) || Dcp.recognises(place))
+        is_nemo(place) || is_ours(place)
     }
 
     fn open(
@@ -70,11 +72,12 @@ impl Format for MegatronDist {
         options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
+        let (place, prefix) = &weights_of(storage, place)?;
         let path = place.folder().join(METADATA_FILE_NAME);
         let bytes = storage.read_file(&path, MAX_METADATA_BYTES)?;
         check_backend(&bytes).map_err(|source| Error::Dcp { path, source: Box::new(source) })?;
         check_common(place)?;
-        let folder = DcpFolder { path: place.folder().to_owned(), prefix: String::new() };
+        let folder = DcpFolder { path: place.folder().to_owned(), prefix: prefix.clone() };
         let choose = |entries: &[Entry<'_>], _| {
             let is_there = |key: &&str| entries.iter().any(|entry| is_below(entry.fqn, key));
             let masters = MASTER_KEYS.into_iter().find(is_there);
@@ -96,6 +99,31 @@ impl Format for MegatronDist {
         content.notes.extend(note_common(storage, place));
         Ok(content)
     }
+}
+
+fn is_ours(place: &Place) -> bool {
+    let has = |wanted: &str| place.file_names().any(|name| name == wanted);
+    has(METADATA_FILE_NAME) && (has(COMMON_FILE_NAME) || dcp::is_ours(place))
+}
+
+fn is_nemo(place: &Place) -> bool {
+    let has = |wanted: &str| place.folder_names().any(|name| name == wanted);
+    has(NEMO_WEIGHTS) && has(NEMO_CONTEXT)
+}
+
+/// The folder that Megatron-Core wrote, and the path from the checkpoint's folder to its files: NeMo puts it beside the
+/// model's configuration.
+fn weights_of(storage: &Arc<dyn Storage>, place: &Place) -> Result<(Place, String), Error> {
+    if is_ours(place) || !is_nemo(place) {
+        return Ok((place.clone(), String::new()));
+    }
+    let path = place.folder().join(NEMO_WEIGHTS);
+    let entries = storage.list_folder(&path)?;
+    if !entries.iter().any(|entry| entry.name == METADATA_FILE_NAME) {
+        let faults = vec![UnfinishedFault::NotCommitted { file: format!("{NEMO_WEIGHTS}/{METADATA_FILE_NAME}") }];
+        return Err(Error::Unfinished { path: place.folder().to_owned(), faults });
+    }
+    Ok((Place::Folder { path, entries }, format!("{NEMO_WEIGHTS}/")))
 }
 
 /// A note if the values that are not sharded, which an output gets as they are, are from another iteration than the

@@ -37,8 +37,11 @@ const AVERAGE: &str = "ema";
 const WRAPPERS: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
 /// The prefix that wrappers add to every name.
 const PREFIX: &str = "module.";
-/// The prefix that Lightning adds to every name of the model that a module holds.
-const LIGHTNING_PREFIX: &str = "model.";
+/// The prefix that Lightning adds to every name of the model that a module holds, and Composer to every name of a model
+/// of transformers.
+const MODEL_PREFIX: &str = "model.";
+/// What names begin with where that prefix comes before those of transformers, which use the same word.
+const WRAPPED_STARTS: [&str; 2] = ["model.model.", "model.lm_head."];
 /// The key that means the whole state.
 pub(crate) const WHOLE_KEY: &str = ".";
 
@@ -144,7 +147,8 @@ pub(crate) fn strip_names(names: &mut [String], is_lightning: bool) -> Vec<&'sta
             stripped.push(wrapper);
         }
     }
-    let prefixes = [Some(PREFIX), is_lightning.then_some(LIGHTNING_PREFIX)];
+    let is_wrapped = || names.iter().any(|name| WRAPPED_STARTS.iter().any(|start| name.starts_with(start)));
+    let prefixes = [Some(PREFIX), (is_lightning || is_wrapped()).then_some(MODEL_PREFIX)];
     for prefix in prefixes.into_iter().flatten() {
         if names.iter().all(|name| name.len() > prefix.len() && name.starts_with(prefix))
             && apply(names, |name| name[prefix.len()..].to_owned())
@@ -185,6 +189,21 @@ fn apply(names: &mut [String], renamed: impl Fn(&str) -> String) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_composer_puts_before_names_of_transformers_is_removed() {
+        let check = |names: &[&str], expected: &[&str]| {
+            let mut names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            strip_names(&mut names, false);
+            assert_eq!(names, expected);
+        };
+        check(&["model.model.norm.weight", "model.lm_head.weight"], &["model.norm.weight", "lm_head.weight"]);
+        check(&["model.model.norm.weight"], &["model.norm.weight"]);
+        // Those of transformers itself, and of another model.
+        for names in [["model.norm.weight", "lm_head.weight"], ["model.norm.weight", "model.layers.0.w"]] {
+            check(&names, &names);
+        }
+    }
 
     #[test]
     fn keys_of_training_state_are_told_from_keys_of_models() {

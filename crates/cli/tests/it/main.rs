@@ -26,6 +26,7 @@ mod kill;
 mod lab;
 mod launch;
 mod law;
+mod layouts;
 mod mergekit_faults;
 mod mix;
 mod mixed_saves;

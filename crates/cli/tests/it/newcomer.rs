@@ -331,3 +331,11 @@ fn the_shipped_suite_is_scored_in_the_context_of_the_models() {
         assert_eq!(fitted.tasks[0].digest == suite.tasks[0].digest, length == 512);
     }
 }
+
+#[test]
+fn the_error_in_the_document_about_scripts_is_what_is_printed() {
+    let document = std::fs::read_to_string(root().join("docs/scripts.md")).unwrap();
+    let shown = document.lines().find(|line| line.starts_with("{\"kind\":\"thalweg-error\"")).unwrap();
+    let printed = run(&["merge", "examples/runs/hybridstories", "--last", "30", "-o", "unwritten", "--json", "-q"]);
+    assert_eq!(String::from_utf8_lossy(&printed.stdout).trim_end(), shown);
+}

@@ -234,6 +234,8 @@ fn a_run_that_supports_no_forecast_is_told_why() {
     choose a longer anneal, or save checkpoints more often
     --- stderr
     ");
+    let short = ask(&run_path, &["--anneal-steps", "8"]);
+    assert!(short.contains("but a forecast needs 6, which the last 21 steps have"), "{short}");
     insta::assert_snapshot!(ask(&two, &["--anneal-steps", "48"]), @"
     exit 1
     --- stdout

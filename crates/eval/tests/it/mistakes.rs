@@ -17,6 +17,23 @@ fn suite_error(tasks: &str) -> String {
     said(&Outside::new().suite(tasks).unwrap_err())
 }
 
+#[test]
+fn rows_in_the_place_of_a_suite_are_told_apart() {
+    let storage = thalweg_storage::LocalStorage::new();
+    let folder = thalweg_testkit::Scratch::new();
+    for (name, text) in
+        [("rows.jsonl", "{\"text\": \"x\"}\n"), ("rows", " {\"text\": \"x\"}\n"), ("book.txt", "It was\n")]
+    {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        let said = said(&thalweg_eval::Suite::open(&storage, &path).unwrap_err());
+        assert!(said.contains("is not a suite, which is a TOML file"), "{said}");
+        assert!(said.contains(&format!("`file = \"{name}\"`")), "{said}");
+    }
+    let missing = thalweg_eval::Suite::open(&storage, &folder.join("none.jsonl")).unwrap_err();
+    assert!(missing.to_string().contains("none.jsonl") && !missing.to_string().contains("suite"), "{missing}");
+}
+
 const STORIES: &str = "[[task]]\nname = \"s\"\nkind = \"text\"\nfile = \"stories.jsonl.zst\"\n";
 
 #[test]

@@ -105,9 +105,10 @@ pub enum Refusal {
     },
     /// Too few checkpoints to average.
     #[error(
-        "{} in the last {} to step {end_step}, but a forecast needs {needed}",
+        "{} in the last {} to step {end_step}, but a forecast needs {needed}{}",
         counted_are(*found, "checkpoint"),
-        counted(*anneal_steps, "step")
+        counted(*anneal_steps, "step"),
+        shortest.map_or_else(String::new, |steps| format!(", which the last {} have", counted(steps, "step")))
     )]
     TooFewCheckpoints {
         /// What was asked.
@@ -118,6 +119,8 @@ pub enum Refusal {
         found: usize,
         /// The least.
         needed: usize,
+        /// Steps of the shortest anneal that has as many; `None` if the run has fewer.
+        shortest: Option<u64>,
     },
     /// Averaging gains nothing, so there is nothing to measure an anneal by.
     #[error(
@@ -175,7 +178,10 @@ impl Refusal {
             Self::AlreadyAnnealed { .. } => {
                 "choose an earlier end with `--end-step`, or score the annealed checkpoint directly"
             }
-            Self::BeginsTooEarly { .. } | Self::TooFast { .. } => "choose a shorter anneal or a later end",
+            Self::BeginsTooEarly { .. } => "choose a shorter anneal or a later end",
+            Self::TooFast { .. } => {
+                "choose a later end, where the run is slower, or a shorter anneal, if at least 6 checkpoints are in it"
+            }
             Self::TooFewCheckpoints { .. } => "choose a longer anneal, or save checkpoints more often",
             Self::NoGain { .. } => {
                 "a larger suite may show a difference; otherwise the run has no noise for an anneal to remove"
@@ -217,8 +223,12 @@ pub(crate) fn find_probes(trajectory: &Trajectory, request: &ForecastRequest) ->
     let first = end_step.saturating_sub(anneal_steps);
     let within: Vec<&TrajectoryCheckpoint> =
         trajectory.finished().filter(|one| one.step.0 > first && one.step.0 <= end_step).collect();
-    let too_few =
-        || Refusal::TooFewCheckpoints { end_step, anneal_steps, found: within.len(), needed: MIN_CHECKPOINTS };
+    let too_few = || {
+        let mut newest_first = trajectory.finished().rev().map(|one| one.step.0).filter(|step| *step <= end_step);
+        let first = newest_first.nth(MIN_CHECKPOINTS - 1);
+        let shortest = first.map(|step| end_step - step + 1);
+        Refusal::TooFewCheckpoints { end_step, anneal_steps, found: within.len(), needed: MIN_CHECKPOINTS, shortest }
+    };
     let (Some(newest), true) = (within.last(), within.len() >= MIN_CHECKPOINTS) else { return Err(too_few()) };
     let full = spread(&within, MAX_CHECKPOINTS);
     let middle = end_step - anneal_steps / 2;

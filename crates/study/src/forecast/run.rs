@@ -12,7 +12,7 @@ use super::{ForecastOutcome, forecast_anneal};
 use crate::Error;
 use crate::begin_record::begin_record;
 use crate::evaluator::{Evaluator, ModelScores};
-use crate::record::{CostRow, RawRow, StudyRecord};
+use crate::record::{CostRow, Fact, RawRow, StudyRecord};
 use crate::sweep::SweepFindings;
 use crate::write_study::{check_study_folder, write_study};
 
@@ -123,6 +123,10 @@ fn fill_record(
     let findings = SweepFindings { raws: raws.to_vec(), trials: trials.to_vec() };
     (record.raws, record.trials) = findings.rows()?;
     record.forecasts.clone_from(&outcome.forecasts);
+    let refused = outcome.refused.iter();
+    record
+        .facts
+        .extend(refused.map(|(score, why)| Fact { name: format!("no forecast of {score}"), value: why.to_string() }));
     record.proposal = outcome.proposal.clone().ok();
     if let Some((scores, path)) = truth {
         let step = outcome.cases.first().map_or(0, |case| case.end_step);

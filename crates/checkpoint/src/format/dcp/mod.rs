@@ -42,11 +42,28 @@ const MAX_METADATA_BYTES: u64 = 256 << 20;
 /// Longer metadata is read by few threads at once: a pickle takes about ten times its length in memory.
 const LARGE_METADATA_BYTES: u64 = 1 << 20;
 const DATA_END: &str = ".distcp";
-/// Folders inside a trainer's checkpoint that hold the distributed checkpoint of the model.
-const INNER_FOLDERS: [&str; 3] = ["model_and_optim", "pytorch_model_fsdp_0", "lit_model.pth"];
+/// Folders inside a trainer's checkpoint that hold the distributed checkpoint of the model, each with what has to be
+/// beside it: other trainers call other things `model`.
+const INNER_FOLDERS: [(&str, Option<&str>); 6] = [
+    // OLMo-core, accelerate, litgpt.
+    ("model_and_optim", None),
+    ("pytorch_model_fsdp_0", None),
+    ("lit_model.pth", None),
+    // VeOmni, and lm-engine without and with asynchronous saves.
+    ("model/ckpt", Some("extra_state")),
+    ("model", Some("training_config.yml")),
+    ("model_optimizer", Some("training_config.yml")),
+];
 /// The metadata here and in each of those folders.
-const MARKS: [&str; 4] =
-    [METADATA_FILE_NAME, "model_and_optim/.metadata", "pytorch_model_fsdp_0/.metadata", "lit_model.pth/.metadata"];
+const MARKS: [&str; 7] = [
+    METADATA_FILE_NAME,
+    "model_and_optim/.metadata",
+    "pytorch_model_fsdp_0/.metadata",
+    "lit_model.pth/.metadata",
+    "model/ckpt/.metadata",
+    "model/.metadata",
+    "model_optimizer/.metadata",
+];
 /// The file that Lightning puts beside the metadata.
 const LIGHTNING_FILE_NAME: &str = "meta.pt";
 
@@ -95,14 +112,19 @@ impl Format for Dcp {
     }
 }
 
-fn is_ours(place: &Place) -> bool {
+/// Whether the folder itself, and not one in it, is a distributed checkpoint.
+pub(super) fn is_ours(place: &Place) -> bool {
     place.file_names().any(|name| name == METADATA_FILE_NAME || name.ends_with(DATA_END))
 }
 
 fn inner_folder(place: &Place) -> Option<&'static str> {
     let Place::Folder { entries, .. } = place else { return None };
-    let is_there = |name: &&&str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == **name);
-    INNER_FOLDERS.iter().find(is_there).copied()
+    let has_folder = |name: &str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == name);
+    let is_there = |(inner, beside): &&(&str, Option<&str>)| {
+        has_folder(inner.split('/').next().unwrap_or(inner))
+            && beside.is_none_or(|beside| entries.iter().any(|entry| entry.name == beside))
+    };
+    INNER_FOLDERS.iter().find(is_there).map(|(inner, _)| *inner)
 }
 
 /// The folder of the distributed checkpoint at a place.

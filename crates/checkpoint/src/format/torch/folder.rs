@@ -127,10 +127,27 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
             let note = Some(Note::UnusualName { file: name.to_owned() });
             Ok(Entrance::Single { name: name.to_owned(), note })
         }
+        ref several if several.iter().all(|name| is_rank_name(name)) => {
+            let first = several.first().copied().unwrap_or_default().to_owned();
+            Err(torch_error(&path, TorchError::RankParts { n_ranks: several.len(), first }))
+        }
         ref several => {
             Err(Error::Ambiguous { path, candidates: several.iter().map(|name| (*name).to_owned()).collect() })
         }
     }
+}
+
+/// Whether a name is that of one rank's part, where it is one of several: `rank3.pt`, `model_world_size_8_rank_3.pt`,
+/// `weights_tp_rank_world_size=0_2_pp_rank_world_size=0_1.pth`, or Meta's `consolidated.03.pth`.
+fn is_rank_name(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_ranked = name.match_indices("rank").any(|(at, word)| {
+        let rest = name.get(at + word.len()..).unwrap_or_default();
+        rest.trim_start_matches(['_', '-', '=', '.']).starts_with(|c: char| c.is_ascii_digit())
+            || rest.starts_with("_world_size=")
+    });
+    let meta = name.strip_prefix("consolidated.").and_then(|rest| rest.strip_suffix(".pth"));
+    is_ranked || meta.is_some_and(is_number)
 }
 
 /// Checks that no shard is missing; the error lists all that are.
