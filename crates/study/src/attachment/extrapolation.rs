@@ -125,7 +125,7 @@ fn chart_of(
         series.extend(parabola_of(&parabola, [start, last, sign])?);
     }
     series.retain(|one| !one.points.is_empty());
-    let rules = averages.iter().filter_map(|(n, value)| Some((format!("mean of {n}"), (*value)?)));
+    let rules = averages.iter().filter_map(|(n, value)| Some((format!("mean of {n}"), "raw", (*value)?)));
     Ok((!series.is_empty()).then(|| Chart {
         label: "Score against the length of the step".to_owned(),
         y_title,

@@ -40,7 +40,7 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
         y_range: None,
         series: series(document, measured, predicted)?,
         rules: optional(document.at("base"), Field::real)?
-            .map(|base| ("the base".to_owned(), base))
+            .map(|base| ("the base".to_owned(), "raw", base))
             .into_iter()
             .collect(),
     };

@@ -33,8 +33,8 @@ pub(crate) struct Chart {
     /// The values at the bottom and the top; found, if left out.
     pub(crate) y_range: Option<[f64; 2]>,
     pub(crate) series: Vec<Series>,
-    /// Lines across, with their names. One that is outside the range of the series is left out.
-    pub(crate) rules: Vec<(String, f64)>,
+    /// Lines across: name, class and value. One that is outside the range of the series is left out.
+    pub(crate) rules: Vec<(String, &'static str, f64)>,
 }
 
 /// What belongs together: it has one colour and one entry in the key.
@@ -160,9 +160,9 @@ fn draw_axis(svg: &mut Markup, chart: &Chart, frame: &Frame, range: [f64; 2]) {
 
 fn draw_rules(svg: &mut Markup, chart: &Chart, frame: &Frame) {
     let mut taken = places_of(chart, frame);
-    for (name, value) in chart.rules.iter().filter(|(_, value)| frame.y.holds(*value)) {
+    for (name, class, value) in chart.rules.iter().filter(|(.., value)| frame.y.holds(*value)) {
         let y = frame.y.place(*value);
-        frame.draw_rule(svg, "rule raw", y);
+        frame.draw_rule(svg, &format!("rule {class}"), y);
         // About 6 units a letter.
         let length = name.chars().count() as f64 * 6.0;
         let is_free = |at: &f64| {
@@ -279,7 +279,7 @@ mod tests {
             axis,
             y_range: None,
             series: vec![Series::new("law", "merged", points.collect()).with_line().with_marks(Mark::Circle)],
-            rules: vec![("base".to_owned(), 2.0), ("elsewhere".to_owned(), 9.0)],
+            rules: vec![("base".to_owned(), "raw", 2.0), ("elsewhere".to_owned(), "raw", 9.0)],
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) use coefficients::draw_windows;
 pub(crate) use forecast_bar::{draw_forecast_bar, forecast_range};
 pub(crate) use geometry::{draw_bar, draw_cosines, draw_displacements, draw_plane, draw_shares};
 pub(crate) use interval::{draw_interval, gain_range};
-pub(crate) use lengths::{SCHEME_CLASSES, draw_lengths};
+pub(crate) use lengths::{SCHEME_CLASSES, chart_of_lengths};
 pub(crate) use phases::Extent;
 pub(crate) use scale::Scale;
 pub(crate) use study_marks::{describe_forecast, describe_trial};

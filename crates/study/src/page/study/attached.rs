@@ -17,7 +17,7 @@ pub(super) fn write_attachments(page: &mut Markup, attachments: &[Attachment]) {
     }
 }
 
-fn write_picture(page: &mut Markup, picture: &Picture, caption: &str) {
+pub(super) fn write_picture(page: &mut Markup, picture: &Picture, caption: &str) {
     match picture {
         Picture::Chart(chart) => write_figure(page, &key_of(chart), |width| draw_chart(chart, width), caption),
         Picture::Charts(charts) => {

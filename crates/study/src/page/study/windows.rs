@@ -1,11 +1,12 @@
 //! Merges that end at one step, beside each other: their lengths, and what went into each.
 
+use super::attached::write_picture;
 use super::open_metric;
+use crate::attachment::Picture;
 use crate::markup::Markup;
-use crate::page::figure::{KeyEntry, write_figure};
+use crate::page::figure::write_figure;
 use crate::study_view::{EndTrial, Metric, StudyView};
-use crate::svg::{Mark, SCHEME_CLASSES, draw_lengths, draw_windows};
-use crate::values::unique;
+use crate::svg::{chart_of_lengths, draw_windows};
 
 /// Most merges on the map of checkpoints.
 const MAX_ROWS: usize = 12;
@@ -19,14 +20,11 @@ pub(super) fn write_lengths(page: &mut Markup, view: &StudyView<'_>) {
     }
     page.element("h2").filled("Window length against score");
     for (i, metric) in pictured {
-        let trials = view.at_the_end(metric);
-        let schemes = schemes_of(&trials);
+        let chart = chart_of_lengths(view, metric, &view.at_the_end(metric));
         open_metric(page, i);
-        let entry = |(scheme, class)| KeyEntry::line(class, Some((Mark::Diamond, class)), scheme);
-        let key: Vec<_> = schemes.iter().copied().zip(SCHEME_CLASSES).map(entry).collect();
         let caption = "A longer window averages out more noise but lags further behind: the best \
                        length balances the two. All merges here end at the same step.";
-        write_figure(page, &key, |width| draw_lengths(view, metric, (&trials, &schemes), width), caption);
+        write_picture(page, &Picture::Chart(chart), caption);
         page.close();
     }
 }
@@ -38,12 +36,6 @@ fn has_lengths(view: &StudyView<'_>, metric: Metric<'_>) -> bool {
     let longer = || trials.iter().filter(|one| one.trial.n_checkpoints > 1);
     let has_one_interval = longer().zip(longer().skip(1)).all(|(a, b)| interval(a) == interval(b));
     has_one_interval && trials.windows(2).any(|pair| pair[0].trial.n_checkpoints != pair[1].trial.n_checkpoints)
-}
-
-fn schemes_of<'a>(trials: &[EndTrial<'a>]) -> Vec<&'a str> {
-    let mut schemes = unique(trials.iter().map(|one| one.trial.scheme.as_str()));
-    schemes.truncate(SCHEME_CLASSES.len());
-    schemes
 }
 
 /// The coefficients of the first merges in rank on a map of the checkpoints.
