@@ -156,7 +156,10 @@ pub(crate) fn refuse_sources(
             // What is inside a folder comes right after it.
             let next = reals.range(place.clone()..).next().filter(|(real, _)| real.starts_with(&place));
             if let Some((_, source_path)) = next {
-                return Err(Error::OutputIsSource { path: output.path.clone(), source_path: source_path.to_path_buf() });
+                return Err(Error::OutputIsSource {
+                    path: output.path.clone(),
+                    source_path: source_path.to_path_buf(),
+                });
             }
         }
     }

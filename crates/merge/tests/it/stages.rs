@@ -172,9 +172,8 @@ fn paths_of_sources_are_resolved_once_however_many_outputs_there_are() {
     let sources: Vec<PathBuf> = (0..30).map(|i| folder.path().join(format!("c{i}"))).collect();
     sources.iter().for_each(|source| write_checkpoint(source, &tensors([("a", f32_tensor(&[1.0]))])));
     let n_resolved = |n_outputs: usize| {
-        let outputs = (0..n_outputs).map(|i| {
-            output(&sources[i..=i + 1], &[1, 1], 2, &folder.path().join(format!("{n_outputs}-{i}")))
-        });
+        let outputs = (0..n_outputs)
+            .map(|i| output(&sources[i..=i + 1], &[1, 1], 2, &folder.path().join(format!("{n_outputs}-{i}"))));
         let plan = MergePlan::new(outputs.collect()).unwrap();
         let tap = Tap::new(Arc::new(LocalStorage::new()));
         Runner::on(tap.storage()).with_context(|run| execute_merge(&plan, PLAIN, run)).0.unwrap();
