@@ -1,5 +1,6 @@
 //! What is where the outputs of a plan go. Looked at before the first byte is read, so that refusals come early.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::OutputLayout;
@@ -48,8 +49,8 @@ impl<'a> Pending<'a> {
         let storage = &*run.storage;
         check_texts(plan)?;
         check_nesting(plan, storage)?;
+        refuse_sources(storage, &plan.outputs, sources)?;
         let look = |output: &'a OutputPlan| {
-            refuse_sources(storage, output, sources)?;
             let finished = match options.partial {
                 PartialStage::Discard => None,
                 _ => finish_sealed(output, (sources, layout), options.replace, run)?,
@@ -138,14 +139,28 @@ fn check_nesting(plan: &MergePlan, storage: &dyn Storage) -> Result<(), Error> {
     }
 }
 
-/// Neither an output nor its stage may replace a source.
-pub(crate) fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSource]) -> Result<(), Error> {
-    let target = storage.canonical_path(&output.path)?;
-    let stage = storage.canonical_path(&storage.stage_path(&output.path))?;
+/// Neither an output nor its stage may replace a source. Each path is resolved once, which takes a look at every folder
+/// above it.
+pub(crate) fn refuse_sources(
+    storage: &dyn Storage,
+    outputs: &[OutputPlan],
+    sources: &[OpenSource],
+) -> Result<(), Error> {
+    let mut reals: BTreeMap<PathBuf, &Path> = BTreeMap::new();
     for source in sources {
-        let real = storage.canonical_path(&source.path)?;
-        if real.starts_with(&target) || real.starts_with(&stage) {
-            return Err(Error::OutputIsSource { path: output.path.clone(), source_path: source.path.clone() });
+        reals.insert(storage.canonical_path(&source.path)?, &source.path);
+    }
+    for output in outputs {
+        for place in [&output.path, &storage.stage_path(&output.path)] {
+            let place = storage.canonical_path(place)?;
+            // What is inside a folder comes right after it.
+            let next = reals.range(place.clone()..).next().filter(|(real, _)| real.starts_with(&place));
+            if let Some((_, source_path)) = next {
+                return Err(Error::OutputIsSource {
+                    path: output.path.clone(),
+                    source_path: source_path.to_path_buf(),
+                });
+            }
         }
     }
     Ok(())

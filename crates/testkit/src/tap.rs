@@ -15,6 +15,7 @@ struct Seen {
     /// Number of the read that fails, counted over all files from 0.
     fails_at: Option<usize>,
     n_reads: usize,
+    n_resolved: usize,
     /// Number of the read at which a file changes, as if another program wrote to it, and the file.
     touches_at: Option<(usize, PathBuf)>,
     /// Whether it behaves like a file system without locks.
@@ -59,6 +60,11 @@ impl Tap {
     /// The number of reads so far.
     pub fn n_reads(&self) -> usize {
         self.seen.lock().unwrap().n_reads
+    }
+
+    /// The number of paths that were resolved so far.
+    pub fn n_resolved(&self) -> usize {
+        self.seen.lock().unwrap().n_resolved
     }
 
     /// How often the header of each safetensors file was read: it begins with its length in eight bytes.
@@ -154,6 +160,7 @@ impl Storage for Tap {
         self.inner.free_bytes(path)
     }
     fn canonical_path(&self, path: &Path) -> Result<PathBuf, Error> {
+        self.seen.lock().unwrap().n_resolved += 1;
         self.inner.canonical_path(path)
     }
     fn lock(&self, path: &Path) -> Result<Lock, Error> {

@@ -112,7 +112,7 @@ impl<'a> Ready<'a> {
         let started = run.host.elapsed_seconds();
         let (sources, layout) = open_aligned(plan, run)?;
         let output = &plan.outputs[0];
-        refuse_sources(&*run.storage, output, &sources)?;
+        refuse_sources(&*run.storage, std::slice::from_ref(output), &sources)?;
         let laid_out = Arc::new(lay_out(output, (&sources, &layout), run)?);
         let scene = ShareScene { output, sources: &sources, layout: &laid_out, run };
         let is_sealed = sealed_receipt(output, &*run.storage)?.is_some();

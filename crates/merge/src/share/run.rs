@@ -92,7 +92,7 @@ fn share_of_output(
         seconds: 0.0,
         missing: Vec::new(),
     };
-    refuse_sources(&*run.storage, output, &sources)?;
+    refuse_sources(&*run.storage, std::slice::from_ref(output), &sources)?;
     if is_published(output, options.replace, &*run.storage)? {
         return Ok(outcome(ShareState::Published));
     }

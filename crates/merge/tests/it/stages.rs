@@ -167,6 +167,23 @@ fn an_output_is_not_written_over_its_sources_nor_into_another_output() {
 }
 
 #[test]
+fn paths_of_sources_are_resolved_once_however_many_outputs_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources: Vec<PathBuf> = (0..30).map(|i| folder.path().join(format!("c{i}"))).collect();
+    sources.iter().for_each(|source| write_checkpoint(source, &tensors([("a", f32_tensor(&[1.0]))])));
+    let n_resolved = |n_outputs: usize| {
+        let outputs = (0..n_outputs)
+            .map(|i| output(&sources[i..=i + 1], &[1, 1], 2, &folder.path().join(format!("{n_outputs}-{i}"))));
+        let plan = MergePlan::new(outputs.collect()).unwrap();
+        let tap = Tap::new(Arc::new(LocalStorage::new()));
+        Runner::on(tap.storage()).with_context(|run| execute_merge(&plan, PLAIN, run)).0.unwrap();
+        tap.n_resolved()
+    };
+    let (few, many) = (n_resolved(10), n_resolved(20));
+    assert!(many <= 2 * few, "{few}, {many}");
+}
+
+#[test]
 fn a_path_that_no_receipt_can_name_is_refused_before_anything_is_staged() {
     let scene = scene();
     let name = std::ffi::OsStr::from_bytes(b"out-\xff");
