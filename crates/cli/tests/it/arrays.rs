@@ -125,7 +125,7 @@ fn quantised_tensors_stop_a_merge_by_name() {
 fn files_whose_names_have_no_known_step_are_a_run_under_a_pattern() {
     let scratch =
         run_of(&[("torch/trainstate/step-60.pt", "my-60-x.pt"), ("torch/trainstate/step-80.pt", "my-80-x.pt")]);
-    let said = ["`my-60-x.pt`, `my-80-x.pt`", "hint: ", "`--checkpoint-pattern 'my-{step}-name'`"];
+    let said = ["`my-60-x.pt`, `my-80-x.pt`", "hint: ", "`--checkpoint-pattern 'my-{step}-x'`"];
     check(&scratch, "merge run --last 2 -o out", 2, &said);
     check(&scratch, "merge run --checkpoint-pattern my-{step}-x --last 2 -o out", 0, &["steps 60, 80"]);
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use thalweg_eval::{
-    Error, EvalContext, EvalTokenizer, PreparedSuite, ReportSuite, SelectionSuite, Subject, check_apart,
+    Error, EvalContext, EvalTokenizer, PreparedSuite, ReportSuite, SelectionSuite, Subject, Suite, check_apart,
 };
 
 use crate::support::{Outside, checkpoint, fixture, read_json, tokenizer};
@@ -19,19 +19,17 @@ fn suite_error(tasks: &str) -> String {
 
 #[test]
 fn rows_in_the_place_of_a_suite_are_told_apart() {
-    let storage = thalweg_storage::LocalStorage::new();
-    let folder = thalweg_testkit::Scratch::new();
-    for (name, text) in
-        [("rows.jsonl", "{\"text\": \"x\"}\n"), ("rows", " {\"text\": \"x\"}\n"), ("book.txt", "It was\n")]
-    {
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        let said = said(&thalweg_eval::Suite::open(&storage, &path).unwrap_err());
+    let outside = Outside::new();
+    let open = |name: &str| Suite::open(&*outside.storage, Path::new(name)).unwrap_err();
+    let files = [("rows.jsonl", "{\"text\": \"x\"}\n"), ("rows", " {\"text\": \"x\"}\n"), ("book.txt", "It was\n")];
+    for (name, text) in files {
+        outside.put(&format!("/{name}"), text.as_bytes());
+        let said = said(&open(&format!("/{name}")));
         assert!(said.contains("is not a suite, which is a TOML file"), "{said}");
         assert!(said.contains(&format!("`file = \"{name}\"`")), "{said}");
     }
-    let missing = thalweg_eval::Suite::open(&storage, &folder.join("none.jsonl")).unwrap_err();
-    assert!(missing.to_string().contains("none.jsonl") && !missing.to_string().contains("suite"), "{missing}");
+    let missing = open("/none.jsonl").to_string();
+    assert!(missing.contains("none.jsonl") && !missing.contains("suite"), "{missing}");
 }
 
 const STORIES: &str = "[[task]]\nname = \"s\"\nkind = \"text\"\nfile = \"stories.jsonl.zst\"\n";
