@@ -24,9 +24,12 @@ pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
     }
     let target = target.map_or_else(this_machine, |target| Ok(target.to_owned()))?;
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--locked", "--profile", "dist", "--package", "thalweg-cli"]).current_dir(&root);
+    build.args(["rustc", "--locked", "--profile", "dist", "--package", "thalweg-cli", "--bin", "thalweg"]);
+    build.current_dir(&root);
     // Also for this machine: the flags are not for build scripts.
     build.args(["--target", &target, "--config", &format!("target.{target}.rustflags={:?}", flags_for(&target))]);
+    // The binary only calls the library, but the whole program is optimized at the level of the binary.
+    build.args(["--", "-Copt-level=3"]);
     succeed(&mut build)?;
 
     let built = root.join("target").join(&target).join("dist/thalweg");

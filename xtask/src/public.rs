@@ -62,7 +62,7 @@ impl Source {
             examples: examples_of(content),
             unit_tests: unit_tests.to_owned(),
             is_test: name.contains("/tests/") || name.ends_with("/tests.rs") || crate_name == "testkit",
-            is_library: name.starts_with(&format!("crates/{crate_name}/src/")),
+            is_library: name.starts_with(&format!("crates/{crate_name}/src/")) && !name.contains("/src/bin/"),
         }
     }
 }
@@ -217,6 +217,13 @@ mod tests {
     fn an_item_that_nothing_outside_uses_is_a_fault() {
         let found = faults("pub fn used() {}\npub fn unused() {}\n", "use a::used;", "");
         assert_eq!(found, ["crates/a/src/lib.rs: nothing outside the crate uses `unused`: write `pub(crate)`"]);
+    }
+
+    #[test]
+    fn a_binary_is_outside_the_library_next_to_it() {
+        let user = Source::new("crates/a/src/bin/a.rs", "fn main() { a::start() }");
+        let sources = [Source::new("crates/a/src/lib.rs", "pub fn start() {}\n"), user];
+        assert_eq!(faults_of("a", &sources), [""; 0]);
     }
 
     #[test]

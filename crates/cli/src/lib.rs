@@ -1,4 +1,7 @@
 //! The `thalweg` program: arguments in, messages and exit code out. Each command is one file in `command/`.
+//!
+//! A library, because link-time optimization takes its level from the binary (`cargo xtask dist`): that has to be fast,
+//! while all of this can be small.
 
 mod args;
 mod command;
@@ -40,7 +43,8 @@ use crate::near_path::nearest_path;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_study::request::read_rename_map;
 
-fn main() -> ExitCode {
+/// Does what the arguments of the process ask for.
+pub fn start() -> ExitCode {
     let (arguments, reading) = match args::parse_arguments() {
         Ok(parsed) => parsed,
         Err(answer) => return messages::finish_without_command(&answer),
