@@ -102,7 +102,8 @@ fn check_log(n_bytes: usize, log: Result<StepLog, LogError>) {
         return;
     }
     let Some(after) = log.last_step().and_then(|step| step.0.checked_add(1)) else { return };
-    // Empty losses mean that none was logged only if a loss follows; at the end of a log they are of a run that diverged.
+    // Empty losses mean that none was logged only if a loss follows; at the end of a log they are of a run that
+    // diverged.
     let printed = format!("{}{after},,1,,\n", print_csv(entries));
     let again = parse_csv(printed.as_bytes(), &ColumnMap::default()).unwrap_or_else(|e| panic!("{e}\n{printed}"));
     let as_bits = |entries: &[LogEntry]| -> Vec<_> {

@@ -262,6 +262,7 @@ impl Error {
                  `--allow-non-finite`",
                 shell_word(tensor)
             )),
+            Self::Overflow { dtype: Dtype::F64, .. } => Some("choose other coefficients".to_owned()),
             Self::Overflow { .. } => Some("choose a wider `--dtype`, or other coefficients".to_owned()),
             Self::RuleUndefined { tensor, .. } | Self::RowTooLong { tensor, .. } => {
                 Some(format!("take the base's with `--take-newest {}`", shell_word(tensor)))

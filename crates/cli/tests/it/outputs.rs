@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use crate::support::{program, root, run};
 
@@ -321,6 +322,10 @@ fn weights_that_were_saved_over_a_merge_are_never_replaced() {
     let (newer, changed) = ("newer than the receipt", "changed since the merge");
     for (saved, word) in [(trained, newer), (longer, changed), (shorter, changed)] {
         fs::write(&shard, &saved).unwrap();
+        // Within a tick of the clock of file systems, some milliseconds, it would have the time of the receipt.
+        let merged_at = fs::metadata(scene.path("out/thalweg.json")).unwrap().modified().unwrap();
+        let shard_file = fs::File::options().write(true).open(&shard).unwrap();
+        shard_file.set_modified(merged_at + Duration::from_secs(1)).unwrap();
         let output = run(&merge_to(&out, &["--force"]));
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         assert!(stderr(&output).contains(&format!("model.safetensors ({word})")), "{}", stderr(&output));

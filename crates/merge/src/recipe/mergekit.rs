@@ -61,7 +61,8 @@ const METHODS: &[&str] = &[
     "arcee_fusion",
     "passthrough",
 ];
-const DTYPES: &[&str] = &["float32", "bfloat16", "float16", "float64"];
+/// What is proposed in place of another type; `float64` is a type of the dialect too, but not one of outputs.
+const DTYPES: &[&str] = &["float32", "bfloat16", "float16"];
 
 /// Whether a key of the top level shows that a document is of this dialect.
 pub(super) fn is_mergekit_key(key: &str) -> bool {
