@@ -86,6 +86,8 @@ __version__: str
 
 _Path: TypeAlias = str | PathLike[str]
 _Number: TypeAlias = int | float | str | Fraction
+_Numbers: TypeAlias = Sequence[_Number] | numpy.ndarray[Any, Any]
+_Dtype: TypeAlias = str | torch.dtype
 _Count: TypeAlias = int | str
 _Size: TypeAlias = int | str
 _Progress: TypeAlias = Callable[[int, int, str], object] | bool
@@ -1002,14 +1004,14 @@ def plan(
     alpha: _Number | None = None,
     floor: _Number | None = None,
     sigma_rel: _Number | None = None,
-    coefficients: Sequence[_Number] | None = None,
+    coefficients: _Numbers | None = None,
     from_averages: Sequence[str] | Mapping[_Number, _Path] | None = None,
     order: str | None = None,
     normalize: bool | None = None,
     allow_sum: bool | None = None,
     rule: str | None = None,
     base: _Path | None = None,
-    density: _Number | Sequence[_Number] | None = None,
+    density: _Number | _Numbers | None = None,
     lambda_: _Number | None = None,
     seed: _Count | None = None,
     gamma: _Number | None = None,
@@ -1017,7 +1019,7 @@ def plan(
     convention: str | None = None,
     divide: str | None = None,
     rescale: str | None = None,
-    dtype: str | None = None,
+    dtype: _Dtype | None = None,
     out_shard_size: _Size | None = None,
     drop: str | Sequence[str] | None = None,
     code: bool | None = None,
@@ -1173,7 +1175,7 @@ def recover(
     log_every: _Count | None = None,
     stable: str | None = None,
     checkpoint_pattern: str | None = None,
-    dtype: str | None = None,
+    dtype: _Dtype | None = None,
     out_shard_size: _Size | None = None,
     drop: str | Sequence[str] | None = None,
     code: bool | None = None,
@@ -1270,7 +1272,7 @@ def sweep(
     log_every: _Count | None = None,
     stable: str | None = None,
     checkpoint_pattern: str | None = None,
-    dtype: str | None = None,
+    dtype: _Dtype | None = None,
     out_shard_size: _Size | None = None,
     drop: str | Sequence[str] | None = None,
     code: bool | None = None,
