@@ -14,8 +14,8 @@ use crate::options::Seconds;
 Examples:
   thalweg eval step1000 merged --suite suite.toml     scores, and the gain of the second
   thalweg eval ckpts/* --suite suite.toml --baseline last --cache scores --json
-  thalweg eval a b --eval-command 'lm_eval --model hf --model_args pretrained={checkpoint} \\
-      --tasks piqa --output_path {out}'
+  thalweg eval a b --eval-command 'lm_eval --model hf --tasks piqa --output_path {out} \\
+      --model_args pretrained={checkpoint},softmax_dtype=float32'
   thalweg eval --results results-base results-merged  compare what other programs found
 
 Gains are signed so that positive is better. `docs/adding/task.md` describes suites.")]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class UnwrittenMerge(HFLM):  # type: ignore[misc]
     """A model for ``lm_eval.simple_evaluate``: the merge of a plan, which is not written.
 
-    ``options`` are those of ``HFLM``, such as ``batch_size``. The tokenizer is that of the checkpoint whose tokenizer the
+    ``options`` are those of ``HFLM``, such as ``batch_size``; ``softmax_dtype="float32"`` keeps the scores of near merges
+    apart, where the model is in bfloat16. The tokenizer is that of the checkpoint whose tokenizer the
     merge would have, if no other is given. What was scored is in ``results["config"]``: harness results of a model
     object do not say it by themselves.
     """
