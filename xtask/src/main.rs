@@ -4,6 +4,7 @@ mod check;
 mod circles;
 mod dist;
 mod fixtures;
+mod large_files;
 mod licences;
 mod metadata;
 mod methods;

@@ -71,6 +71,7 @@ pub(crate) fn check(root: &Path, metadata: &Value) -> Result<(), String> {
     faults.extend(crate::surface::check(root)?);
     faults.extend(crate::circles::check(root)?);
     faults.extend(crate::public::check(root)?);
+    faults.extend(crate::large_files::check(root));
     if faults.is_empty() { Ok(()) } else { Err(format!("{} faults\n  {}", faults.len(), faults.join("\n  "))) }
 }
 
