@@ -11,8 +11,10 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 export CARGO_HOME="$folder/packages" # what is installed and compiled goes to the folder
 cargo init --quiet --vcs none --name finding
-cargo add --quiet object_store@=0.14.2 --features gcp
-cargo add --quiet tokio@=1.54.1 --features macros,rt-multi-thread
+cargo add --quiet object_store@0.14.2 --features gcp
+cargo add --quiet tokio@1.54.1 --features macros,rt-multi-thread
+cargo update --quiet object_store --precise 0.14.2
+cargo update --quiet tokio --precise 1.54.1
 cat > src/main.rs <<'RUST'
 use std::io::{Read, Write};
 
@@ -51,7 +53,7 @@ async fn main() {
     println!("put() asked the server {} times", asked() - before);
 }
 RUST
-cargo install --quiet --debug --path . --root "$folder/installed" --target-dir "$folder/built"
+cargo install --quiet --locked --debug --path . --root "$folder/installed" --target-dir "$folder/built"
 # Without the credentials that the user may have.
 env -u GOOGLE_APPLICATION_CREDENTIALS HOME="$folder" "$folder/installed/bin/finding" > seen
 cat seen

@@ -11,8 +11,10 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 export CARGO_HOME="$folder/packages" # what is installed and compiled goes to the folder
 cargo init --quiet --vcs none --name quantiles
-cargo add --quiet statrs@=0.19.1 --no-default-features --features std
-cargo add --quiet approx@=0.5.1 num-traits@=0.2.19 # which statrs uses
+cargo add --quiet statrs@0.19.1 --no-default-features --features std
+cargo update --quiet statrs --precise 0.19.1
+cargo update --quiet approx --precise 0.5.1 # which statrs uses
+cargo update --quiet num-traits --precise 0.2.19
 cat > src/main.rs <<'RUST'
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -24,7 +26,7 @@ fn main() {
     }
 }
 RUST
-cargo install --quiet --path . --root "$folder/installed" --target-dir "$folder/built"
+cargo install --quiet --locked --path . --root "$folder/installed" --target-dir "$folder/built"
 "$folder/installed/bin/quantiles" > seen
 cat seen
 diff - seen << 'SEEN' || { echo "changed: the quantiles are other numbers now" >&2 && exit 1; }
