@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_storage::{HubClient, HubSettings, WaitNotes};
-use thalweg_study::fetch::{FetchReport, FetchRequest, RevisionReport, cache_root, execute_fetch, plan_fetch};
+use thalweg_study::fetch::{FetchReport, FetchRequest, FetchRevision, cache_root, execute_fetch, plan_fetch};
 use thalweg_study::request::MergeRequest;
 use thalweg_tensor::counted;
 
@@ -32,7 +32,7 @@ pub(crate) enum NamesArgument {
 #[pyclass(frozen, module = "thalweg", name = "FetchedRevision")]
 #[derive(Debug, Clone)]
 pub(crate) struct PyFetchedRevision {
-    report: RevisionReport,
+    report: FetchRevision,
     /// Its folder in the local cache.
     #[pyo3(get)]
     path: PathBuf,
@@ -67,7 +67,7 @@ impl PyFetchedRevision {
     /// The files that a merge of it reads.
     #[getter]
     fn files(&self) -> Vec<String> {
-        self.report.files.clone()
+        self.report.files.iter().map(|file| file.path.clone()).collect()
     }
 
     /// Bytes of its files.
@@ -206,8 +206,8 @@ pub(crate) fn fetch(
         if !dry_run {
             report = report.with_outcome(&execute_fetch(&plan, &hub, &session.context(&watch))?);
         }
-        let path = |revision: &RevisionReport| plan.folder.snapshot_path(&revision.commit);
-        let revision = |report: &RevisionReport| PyFetchedRevision { report: report.clone(), path: path(report) };
+        let path = |revision: &FetchRevision| plan.folder.snapshot_path(&revision.commit);
+        let revision = |report: &FetchRevision| PyFetchedRevision { report: report.clone(), path: path(report) };
         let revisions = report.revisions.iter().map(revision).collect();
         Ok(PyFetched { report, revisions })
     })

@@ -48,22 +48,6 @@ pub enum Error {
     /// The disk.
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
-    /// A suite that does not measure what a report shows.
-    #[error("task `{task}` does not measure `{measure}`")]
-    MeasureMissing {
-        /// The task.
-        task: String,
-        /// The measure.
-        measure: &'static str,
-    },
-    /// An interval needs two documents.
-    #[error("task `{task}` has {}, but an interval needs at least two", thalweg_tensor::counted(*n, "document"))]
-    TooFewDocuments {
-        /// The task.
-        task: String,
-        /// Documents.
-        n: usize,
-    },
     /// A line of a file that is read line by line.
     #[error("{file}, line {line}: {what}")]
     LineForm {
@@ -150,12 +134,6 @@ pub enum Error {
     /// A run without finished checkpoints.
     #[error("the run has no finished checkpoint")]
     NoCheckpoint,
-    /// A record that contradicts itself.
-    #[error("the report is incomplete: {what}")]
-    ReportContent {
-        /// What does not fit.
-        what: String,
-    },
 }
 
 fn show_document(path: Option<&Path>) -> String {
@@ -204,13 +182,9 @@ impl Error {
             Self::Recipe { source, .. } => source.hint(),
             Self::Evaluator { hint, .. } | Self::Request { hint, .. } => hint.clone(),
             Self::Storage(error) => error.hint().map(str::to_owned),
-            Self::Model(_)
-            | Self::MeasureMissing { .. }
-            | Self::TooFewDocuments { .. }
-            | Self::Threads(_)
-            | Self::EvaluatorLate { .. }
-            | Self::Bug { .. }
-            | Self::NoCheckpoint => None,
+            Self::Model(_) | Self::Threads(_) | Self::EvaluatorLate { .. } | Self::Bug { .. } | Self::NoCheckpoint => {
+                None
+            }
             Self::LineForm { hint, .. } => Some((*hint).to_owned()),
             Self::NoSpike => Some("name another log with `--log`".to_owned()),
             Self::AllWithinSpikes { .. } => Some(
@@ -222,9 +196,7 @@ impl Error {
                 Some("start the run again, with a lower learning rate or a longer warmup".to_owned())
             }
             Self::StartTooShort { .. } => Some("choose checkpoints yourself, for example `--last 3`".to_owned()),
-            Self::ReportForm { .. } | Self::ReportContent { .. } => {
-                Some("rerun the command that made it: it resumes".to_owned())
-            }
+            Self::ReportForm { .. } => Some("rerun the command that made it: it resumes".to_owned()),
             Self::ReportKind { expected_kind, kind, .. } if kind == expected_kind => {
                 Some("another version of thalweg wrote it: create it again, or use that version".to_owned())
             }

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
-use serde::Serialize;
+use rayon::iter::{ParallelBridge, ParallelIterator};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use thalweg_checkpoint::{SideFileKind, needed_files, open_checkpoint};
 use thalweg_merge::context::{RunContext, Stage};
@@ -42,7 +42,7 @@ pub struct FetchRequest {
 }
 
 /// A revision that is to be fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FetchRevision {
     /// Its name.
     pub name: String,
@@ -53,7 +53,16 @@ pub struct FetchRevision {
     /// The tokens in its name.
     pub tokens: Option<u64>,
     /// The files that a merge of it reads.
+    #[serde(serialize_with = "paths_of")]
     pub files: Vec<HubFile>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were not in the cache when the plan was made.
+    pub missing_bytes: u64,
+}
+
+fn paths_of<S: Serializer>(files: &[HubFile], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(files.iter().map(|file| &file.path))
 }
 
 /// Everything that is to be fetched.
@@ -91,14 +100,12 @@ impl FetchPlan {
     /// How many of them are not in the cache, and the bytes that have to be fetched.
     pub(crate) fn to_fetch(&self) -> (usize, u64) {
         let missing = self.missing();
-        (missing.len(), missing.iter().map(|(_, file)| file.len_bytes - self.folder.partial_bytes(file)).sum())
+        (missing.len(), missing.iter().map(|(_, file)| bytes_to_fetch(file, &self.folder)).sum())
     }
+}
 
-    /// Bytes of a revision that are not in the cache.
-    pub fn missing_bytes(&self, revision: &FetchRevision) -> u64 {
-        let missing = revision.files.iter().filter(|file| !self.folder.has_blob(file));
-        missing.map(|file| file.len_bytes - self.folder.partial_bytes(file)).sum()
-    }
+fn bytes_to_fetch(file: &HubFile, folder: &HubFolder) -> u64 {
+    if folder.has_blob(file) { 0 } else { file.len_bytes - folder.partial_bytes(file) }
 }
 
 /// The root of the local cache, as the variables of the process name it, if they do.
@@ -155,6 +162,8 @@ pub fn plan_fetch(
     let listed = in_parallel(revisions.len(), |number| Ok(hub.list_files(repository, &revisions[number].commit)?))?;
     for (revision, files) in revisions.iter_mut().zip(listed) {
         revision.files = choose_files(repository, revision, files, request.code)?;
+        revision.bytes = revision.files.iter().map(|file| file.len_bytes).sum();
+        revision.missing_bytes = revision.files.iter().map(|file| bytes_to_fetch(file, &folder)).sum();
     }
     Ok(FetchPlan { repository: repository.to_owned(), folder, n_refs: refs.len(), revisions, pattern })
 }
@@ -220,7 +229,7 @@ pub struct FetchReport {
     /// Branches and tags that the repository has.
     pub n_refs: usize,
     /// The revisions, oldest first where they have steps.
-    pub revisions: Vec<RevisionReport>,
+    pub revisions: Vec<FetchRevision>,
     /// Different files.
     pub files: usize,
     /// Their bytes.
@@ -233,37 +242,9 @@ pub struct FetchReport {
     pub next: Option<String>,
 }
 
-/// What is fetched of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RevisionReport {
-    /// Its name.
-    pub name: String,
-    /// Its commit.
-    pub commit: String,
-    /// The step in its name.
-    pub step: Option<u64>,
-    /// The tokens in its name.
-    pub tokens: Option<u64>,
-    /// The files that a merge of it reads.
-    pub files: Vec<String>,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes that were not in the cache before.
-    pub missing_bytes: u64,
-}
-
 impl FetchReport {
     /// What a plan says, with the cache as it is now: made before the plan is executed.
     pub fn of_plan(plan: &FetchPlan) -> Self {
-        let of = |revision: &FetchRevision| RevisionReport {
-            name: revision.name.clone(),
-            commit: revision.commit.clone(),
-            step: revision.step,
-            tokens: revision.tokens,
-            files: revision.files.iter().map(|file| file.path.clone()).collect(),
-            bytes: revision.files.iter().map(|file| file.len_bytes).sum(),
-            missing_bytes: plan.missing_bytes(revision),
-        };
         let (files, bytes) = plan.total();
         Self {
             kind: "thalweg-fetch",
@@ -271,7 +252,7 @@ impl FetchReport {
             repository: plan.repository.clone(),
             folder: plan.folder.path().to_owned(),
             n_refs: plan.n_refs,
-            revisions: plan.revisions.iter().map(of).collect(),
+            revisions: plan.revisions.clone(),
             files,
             bytes,
             missing_bytes: plan.to_fetch().1,
@@ -333,36 +314,12 @@ fn publish(plan: &FetchPlan, revision: &FetchRevision, storage: &Arc<dyn Storage
 }
 
 /// Calls `act` with every number below `n`, a few at a time; the results in their order, or the first error.
-fn in_parallel<T: Send>(n: usize, act: impl Fn(usize) -> Result<T, Error> + Sync) -> Result<Vec<T>, Error> {
-    let next = AtomicUsize::new(0);
-    let results: Mutex<(BTreeMap<usize, T>, Option<Error>)> = Mutex::new((BTreeMap::new(), None));
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= n || results.lock().unwrap_or_else(PoisonError::into_inner).1.is_some() {
-                return;
-            }
-            let result = act(number);
-            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-            match result {
-                Ok(value) => {
-                    results.0.insert(number, value);
-                }
-                Err(error) => {
-                    results.1.get_or_insert(error);
-                }
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..n.min(N_CONNECTIONS) {
-            // Where the system refuses a thread, the others do its share.
-            let _refused = thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work();
-    });
-    let (values, fault) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    fault.map_or_else(|| Ok(values.into_values().collect()), Err)
+fn in_parallel<T: Send>(n: usize, act: impl Fn(usize) -> Result<T, Error> + Sync + Send) -> Result<Vec<T>, Error> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n.clamp(1, N_CONNECTIONS)).build();
+    // Numbers are handed out one after another, so that the first revisions are complete first.
+    let results = (0..n).par_bridge().map(|number| Ok((number, act(number)?)));
+    let results: Result<BTreeMap<usize, T>, Error> = pool.map_err(Error::Threads)?.install(|| results.collect());
+    Ok(results?.into_values().collect())
 }
 
 /// The revisions that match a pattern; each pattern must match one.
@@ -387,7 +344,8 @@ fn list_refs(refs: &[HubRef]) -> String {
 
 /// A revision whose files are not listed yet.
 fn chosen(found: &HubRef, step: Option<u64>, tokens: Option<u64>) -> FetchRevision {
-    FetchRevision { name: found.name.clone(), commit: found.commit.clone(), step, tokens, files: Vec::new() }
+    let (name, commit) = (found.name.clone(), found.commit.clone());
+    FetchRevision { name, commit, step, tokens, files: Vec::new(), bytes: 0, missing_bytes: 0 }
 }
 
 fn names<'a>(refs: &'a [&HubRef]) -> impl Iterator<Item = &'a str> {

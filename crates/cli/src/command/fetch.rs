@@ -67,8 +67,7 @@ mod shown {
         for revision in &plan.revisions {
             let number = |number: Option<u64>| or_dash(number, |number| number.to_string());
             let tokens = or_dash(revision.tokens, show_count);
-            let size = show_bytes(revision.files.iter().map(|file| file.len_bytes).sum());
-            let missing = show_bytes(plan.missing_bytes(revision));
+            let (size, missing) = (show_bytes(revision.bytes), show_bytes(revision.missing_bytes));
             let (step, n_files, name) = (number(revision.step), revision.files.len(), &revision.name);
             let _ = writeln!(text, "{step:>10} {tokens:>10} {n_files:>6} {size:>10} {missing:>10}  {name}");
         }
