@@ -1,8 +1,8 @@
 //! What every record of a study says about its run: phases, log, checkpoints, spikes.
 
-use thalweg_trajectory::{LogEntry, Phase, Trajectory, back_at};
+use thalweg_trajectory::{LogEntry, PhaseSegment, Trajectory, back_at};
 
-use crate::record::{CheckpointRow, PhaseName, PhaseSpan, SpikeRow, StudyRecord, TrainingPoint};
+use crate::record::{CheckpointRow, PhaseSpan, SpikeRow, StudyRecord, TrainingPoint};
 use crate::recover::{plan_recovery, spike_row, spikes_of_run, unhealed_spike};
 
 /// A record with what the run's folder and log tell. `command` is what made it, to type again.
@@ -10,18 +10,12 @@ pub fn begin_record(title: String, command: String, trajectory: &Trajectory) -> 
     let mut record = StudyRecord::new(title, trajectory.path().display().to_string(), command);
     let last = trajectory.finished().next_back().map_or(0, |newest| newest.step.0);
     let segments = trajectory.phases().map(|phases| phases.segments()).unwrap_or_default();
-    record.phases = segments
-        .iter()
-        .map(|segment| PhaseSpan {
-            phase: match segment.phase {
-                Phase::Warmup => PhaseName::Warmup,
-                Phase::Stable => PhaseName::Stable,
-                Phase::Anneal => PhaseName::Anneal,
-            },
-            from_step: segment.from.0,
-            to_step: segment.to.0.min(last.max(segment.from.0)),
-        })
-        .collect();
+    let span = |segment: &PhaseSegment| PhaseSpan {
+        phase: segment.phase,
+        from_step: segment.from.0,
+        to_step: segment.to.0.min(last.max(segment.from.0)),
+    };
+    record.phases = segments.iter().map(span).collect();
     record.training = training_points(trajectory);
     let finished = trajectory.finished();
     record.checkpoints = finished

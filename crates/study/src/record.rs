@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use thalweg_eval::Suite;
+use thalweg_trajectory::Phase;
 
 use crate::Error;
 use crate::document::{DocumentKind, pretty_json};
@@ -91,23 +92,11 @@ pub struct StudyRecord {
     pub cost: CostRow,
 }
 
-/// A learning-rate phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PhaseName {
-    /// The learning rate rises.
-    Warmup,
-    /// It is constant.
-    Stable,
-    /// It falls.
-    Anneal,
-}
-
 /// Steps of one phase.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseSpan {
     /// Which phase.
-    pub phase: PhaseName,
+    pub phase: Phase,
     /// Its first step.
     pub from_step: u64,
     /// Its last step.

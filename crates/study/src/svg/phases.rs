@@ -1,10 +1,11 @@
 //! Learning-rate phases behind a picture of the run, and the rates below it.
 
+use thalweg_trajectory::Phase;
+
 use super::frame::Frame;
 use super::thin::thin_curve;
 use super::{Anchor, Scale, begin_rect, draw_label, draw_line};
 use crate::markup::Markup;
-use crate::record::PhaseName;
 
 /// How much of the run a picture shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +20,11 @@ pub(crate) enum Extent {
 pub(super) const STRIP: f64 = 34.0;
 
 /// Name and class of a phase.
-pub(super) fn phase_words(phase: PhaseName) -> (&'static str, &'static str) {
+pub(super) fn phase_words(phase: Phase) -> (&'static str, &'static str) {
     match phase {
-        PhaseName::Warmup => ("warmup", "phase warmup"),
-        PhaseName::Stable => ("stable", "phase stable"),
-        PhaseName::Anneal => ("anneal", "phase annealing"),
+        Phase::Warmup => ("warmup", "phase warmup"),
+        Phase::Stable => ("stable", "phase stable"),
+        Phase::Anneal => ("anneal", "phase annealing"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A made-up record with every part, and one with thousands of trials.
 
 use thalweg_study::record::*;
+use thalweg_trajectory::Phase;
 
 const LAST: u64 = 2_000;
 const EVERY: u64 = 40;
@@ -152,7 +153,7 @@ pub(crate) fn whole() -> StudyRecord {
     };
     record.suites = vec![suite("choose", "selection"), suite("report", "report")];
     let span = |phase, from_step, to_step| PhaseSpan { phase, from_step, to_step };
-    record.phases = vec![span(PhaseName::Warmup, 0, 100), span(PhaseName::Stable, 100, LAST)];
+    record.phases = vec![span(Phase::Warmup, 0, 100), span(Phase::Stable, 100, LAST)];
     record.training = training(Some(1_250));
     let checkpoint = |i: u64| CheckpointRow {
         step: i * EVERY,
