@@ -7,6 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use thalweg_tensor::SplitMix;
+
 use super::SchemeError;
 use crate::Coefficients;
 
@@ -52,20 +54,9 @@ impl CoefficientOrder {
     }
 }
 
-/// Fisher-Yates from the last position down, with SplitMix64 (Steele, Lea and Flood 2014) started at `seed`; position i
-/// changes places with one of 0..=i, drawn as (64-bit output x (i+1)) / 2^64. The bias of that is below n x 2^-64.
 fn scramble(n: usize, seed: u64) -> Vec<usize> {
-    let mut state = seed;
     let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        let drawn = (u128::from(mixed) * (i as u128 + 1)) >> 64;
-        order.swap(i, usize::try_from(drawn).unwrap_or(i));
-    }
+    SplitMix::new(seed).shuffle(&mut order);
     order
 }
 

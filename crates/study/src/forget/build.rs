@@ -11,12 +11,12 @@ use thalweg_eval::EvalTokenizer;
 use thalweg_eval::recall::ProbeOptions;
 use thalweg_eval::tokens::TokenizedText;
 use thalweg_storage::Storage;
+use thalweg_tensor::SplitMix;
 
 use super::entities::EntityRecord;
 use super::titles::TitleFinder;
 use crate::Error;
 use crate::document::DocumentKind;
-use crate::resample::SplitMix;
 
 /// The lines of a file of probes.
 pub const PROBES: DocumentKind = DocumentKind::new("a file of probes", "thalweg-forget-probes", 1);

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use thalweg_eval::EvalTokenizer;
 use thalweg_lab::config::{CorpusPaths, Count, TrainConfig};
 use thalweg_lab::schedule::ScheduleKind;
+use thalweg_tensor::SplitMix;
 
 use super::bm25::Bm25;
 use super::entities::EntityRecord;
 use super::titles::TitleFinder;
 use crate::Error;
-use crate::resample::SplitMix;
 use crate::text::name_of;
 use crate::train_config::{make_absolute, resume};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use thalweg_eval::uncertainty::quantile;
-use thalweg_tensor::counted;
+use thalweg_tensor::{SplitMix, counted};
 
 use super::curve::{Curve, Unit};
 use super::forms::{Fitted, Form, FormRow, Levels, compete};
@@ -12,7 +12,6 @@ use super::outlook::{MarginalRow, ReachRow, StopRow, TargetRow, marginal_gain, r
 use super::sizes::{JointLaw, SizeLevels, SizeRow, fit_joint, size_rows};
 use super::three_points::{ThreePointRow, three_point_row};
 use crate::Error;
-use crate::resample::SplitMix;
 use crate::values::mean;
 
 /// What k counts.

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use thalweg_tensor::counted;
+use thalweg_tensor::{SplitMix, counted};
 
 use crate::Error;
-use crate::resample::SplitMix;
 
 /// The most merges of a curve.
 pub(crate) const MAX_SUBSETS: usize = 1 << 16;

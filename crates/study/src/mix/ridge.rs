@@ -88,9 +88,10 @@ pub fn fit_quadratic(mixtures: &[Vec<f64>], values: &[f64]) -> Option<QuadraticF
 
 #[cfg(test)]
 mod tests {
+    use thalweg_tensor::SplitMix;
+
     use super::*;
     use crate::mix::space::fractions;
-    use crate::resample::SplitMix;
 
     fn points(n: usize, names: &[&str], seed: u64) -> Vec<Vec<f64>> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();

@@ -9,6 +9,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::OutputPlan;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
+use thalweg_tensor::SplitMix;
 
 use super::rank::mean_ranks;
 use super::ridge::{QuadraticFit, fit_quadratic};
@@ -18,7 +19,6 @@ use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
 use crate::request::Resolver;
-use crate::resample::SplitMix;
 use crate::values::mean;
 
 /// Mixtures that the predictor judges.

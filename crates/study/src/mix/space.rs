@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use thalweg_merge::Coefficients;
 use thalweg_merge::plan::SourceRef;
-use thalweg_tensor::display_name;
+use thalweg_tensor::{SplitMix, display_name};
 
 use crate::Error;
-use crate::resample::SplitMix;
 
 /// Coefficients are multiples of one part in so many, so that they are exact and can be read.
 pub(super) const GRID: u32 = 10_000;

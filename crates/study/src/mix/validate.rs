@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use thalweg_eval::external::known_direction;
 use thalweg_eval::measure::Measure;
+use thalweg_tensor::SplitMix;
 
 use super::rank::spearman;
 use super::trials::TrialRecord;
 use crate::Error;
-use crate::resample::SplitMix;
 use crate::values::mean;
 
 /// Mixtures are the same if no share differs by more.

@@ -3,16 +3,7 @@
 //! SplitMix64 (Steele, Lea and Flood 2014) is a counter through a finaliser, so element n of a stream needs none of
 //! those before it. `fixtures/make/expert_rules.py` computes the same numbers in Python.
 
-/// What the counter of SplitMix64 grows by.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The finaliser of SplitMix64.
-#[inline(always)]
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use crate::random::{STEP, mix};
 
 /// The stream of one tensor of one expert; experts are counted from 0.
 pub fn stream_key(seed: u64, tensor: &str, expert: usize) -> u64 {
