@@ -26,6 +26,7 @@ pub mod forecast_items;
 pub mod forget;
 pub mod hub_results;
 pub mod law;
+mod least_squares;
 mod markup;
 pub mod mix;
 pub mod page;

@@ -10,9 +10,11 @@
 //! coefficients, V steps apart and without correlation this is drift V (n-1)/2 + hill/n, with its least at n* = sqrt(2
 //! hill / (drift V)). Three scores give the three unknowns. The picture is that of a river in a valley (Wen et al.
 //! 2024, arXiv 2410.05192); the two terms are the bias and the variance of an average. A fourth score tells r; the Gram
-//! matrix gives a guess of it that needs no score ([`noise_correlation`]). Without r the model proposes windows that
+//! matrix gives a guess of it that needs no score. Without r the model proposes windows that
 //! are too dense, and with the guess far too long ones (docs/results/windows.md): no command proposes from the Gram
 //! matrix.
+
+use crate::least_squares::Observed;
 
 /// A window with its score, as a loss: smaller is better.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,12 +124,13 @@ impl WindowModel {
     /// assert!((fit.hill - 0.2).abs() < 1e-9 && (fit.drift_per_step - 0.001).abs() < 1e-9);
     /// ```
     pub fn fit(windows: &[ScoredWindow], correlation_per_step: f64) -> Result<Self, Unsupported> {
-        let rows: Vec<[f64; 3]> = windows
-            .iter()
-            .map(|window| [1.0, window.weighing.lag(), window.weighing.noise_share(correlation_per_step)])
-            .collect();
+        let lags = windows.iter().map(|window| window.weighing.lag()).collect();
+        let noise = windows.iter().map(|window| window.weighing.noise_share(correlation_per_step)).collect();
         let losses: Vec<f64> = windows.iter().map(|window| window.loss).collect();
-        let [river, drift_per_step, hill] = least_squares(&rows, &losses).ok_or(Unsupported::TooFewWindows)?;
+        let fit = Observed { values: &losses, weights: &vec![1.0; losses.len()] }.fit(&[lags, noise]);
+        let Some(&[river, drift_per_step, hill]) = fit.as_ref().map(|fit| fit.coefficients.as_slice()) else {
+            return Err(Unsupported::TooFewWindows);
+        };
         if hill <= 0.0 {
             return Err(Unsupported::NoNoise);
         }
@@ -164,22 +167,6 @@ pub(crate) fn fit_correlated(windows: &[ScoredWindow], correlations: &[f64]) -> 
         }
     }
     best
-}
-
-/// Solves three unknowns; the columns are scaled first, because lags are thousands of steps and losses a few nats.
-fn least_squares(rows: &[[f64; 3]], values: &[f64]) -> Option<[f64; 3]> {
-    if rows.len() < 3 || rows.len() != values.len() {
-        return None;
-    }
-    let scale = |k: usize| rows.iter().map(|row| row[k].abs()).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
-    let scales = [scale(0), scale(1), scale(2)];
-    let matrix = nalgebra::DMatrix::from_fn(rows.len(), 3, |i, k| rows[i][k] / scales[k]);
-    let svd = matrix.svd(true, true);
-    if svd.rank(1e-9) < 3 {
-        return None;
-    }
-    let solution = svd.solve(&nalgebra::DVector::from_column_slice(values), 1e-12).ok()?;
-    Some([solution[0] / scales[0], solution[1] / scales[1], solution[2] / scales[2]])
 }
 
 #[cfg(test)]

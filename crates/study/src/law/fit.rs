@@ -611,9 +611,9 @@ fn warnings(law: &MergeLaw, base: Option<f64>, pool: Option<u32>) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
-    use super::super::least_squares::Observed;
     use super::super::read_curve;
     use super::*;
+    use crate::least_squares::Observed;
 
     /// Macro cross-entropy of 16 domains, LLaMA 3B (Wang et al. 2025, arXiv 2509.24244).
     const SIXTEEN_DOMAINS: [(u32, f64); 8] =

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::least_squares::{Observed, explained, minimize};
+use crate::least_squares::{Observed, explained, minimize};
 
 /// The range of b.
 pub(super) const B_RANGE: [f64; 2] = [-0.5, 30.0];

@@ -8,7 +8,6 @@ mod curve;
 mod experts;
 mod fit;
 mod forms;
-mod least_squares;
 mod outlook;
 mod simplex;
 mod sizes;

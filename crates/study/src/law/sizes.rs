@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::forms::{B_RANGE, Form, Levels};
-use super::least_squares::{Observed, explained};
 use super::simplex::minimize_from;
+use crate::least_squares::{Observed, explained};
 
 /// The ranges of beta, gamma and ln(b + 1).
 const RANGES: [[f64; 2]; 3] = [[0.01, 3.0], [0.0, 3.0], [-std::f64::consts::LN_2, 3.433_987_204_485_146]];

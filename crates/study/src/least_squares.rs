@@ -15,24 +15,24 @@ const N_SECTIONS: usize = 44;
 
 /// Values to fit, with their weights.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Observed<'a> {
+pub(crate) struct Observed<'a> {
     /// What is fitted.
-    pub(super) values: &'a [f64],
+    pub(crate) values: &'a [f64],
     /// How much each counts, positive.
-    pub(super) weights: &'a [f64],
+    pub(crate) weights: &'a [f64],
 }
 
 /// A fit that is linear in its parameters.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct LinearFit {
+pub(crate) struct LinearFit {
     /// The intercept, then one number for each column.
-    pub(super) coefficients: Vec<f64>,
+    pub(crate) coefficients: Vec<f64>,
     /// Weighted sum of squared residuals.
-    pub(super) rss: f64,
+    pub(crate) rss: f64,
 }
 
 /// Share of the variance of some numbers that is explained; 0 where they are equal.
-pub(super) fn explained(values: &[f64], predicted: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn explained(values: &[f64], predicted: impl Iterator<Item = f64>) -> f64 {
     let mean = mean(values);
     let total: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     let left: f64 = values.iter().zip(predicted).map(|(value, predicted)| (value - predicted).powi(2)).sum();
@@ -46,7 +46,7 @@ impl Observed<'_> {
     }
 
     /// Weighted sum of squares about the mean.
-    pub(super) fn spread(&self) -> f64 {
+    pub(crate) fn spread(&self) -> f64 {
         let mean = self.mean_of(self.values);
         self.values.iter().zip(self.weights).map(|(value, weight)| weight * (value - mean).powi(2)).sum()
     }
@@ -68,7 +68,7 @@ impl Observed<'_> {
     }
 
     /// Fits an intercept and the columns; `None` where the columns do not determine their coefficients.
-    pub(super) fn fit(&self, columns: &[Vec<f64>]) -> Option<LinearFit> {
+    pub(crate) fn fit(&self, columns: &[Vec<f64>]) -> Option<LinearFit> {
         let n = self.values.len();
         if n <= columns.len() || columns.iter().any(|column| column.len() != n) {
             return None;
@@ -103,7 +103,7 @@ impl Observed<'_> {
 
 /// The least value of `cost` on a range, whose ends belong to it: a grid, then golden sections about its best point.
 /// `None` where the cost is finite nowhere.
-pub(super) fn minimize(range: [f64; 2], n_grid: usize, cost: impl Fn(f64) -> f64) -> Option<f64> {
+pub(crate) fn minimize(range: [f64; 2], n_grid: usize, cost: impl Fn(f64) -> f64) -> Option<f64> {
     const GOLDEN: f64 = 0.618_033_988_749_894_9;
     let [low, high] = range;
     let step = (high - low) / (n_grid - 1) as f64;
