@@ -7,11 +7,11 @@ use pyo3::types::PyDict;
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::scheme::DecayCurve;
-use thalweg_study::asked::AskedScores;
 use thalweg_study::forecast::ForecastOutcome;
 use thalweg_study::forecast::request::AnnealQuestion;
 use thalweg_study::forecast::run::{ForecastOptions, run_forecast};
 use thalweg_study::record::{ForecastRow, ProposalRow};
+use thalweg_study::recorded::RecordedScores;
 use thalweg_study::request::MergeRequest;
 use thalweg_tensor::counted;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
@@ -175,18 +175,18 @@ pub(crate) fn forecast(
         let reading = read_options(&session, (None, None, None))?;
         Ok(session.resolver(&watch, reading).open_run(&run, &request.run)?)
     })?;
-    let mut asked = AskedScores::default();
+    let mut asked = RecordedScores::default();
     loop {
         let answer = ask(py, &session, &question, &trajectory, &mut asked);
         let missing = asked.take_missing();
         if missing.is_empty() {
             return answer;
         }
-        for output in missing {
+        for (name, output) in missing {
             let plan = PyPlan::new(MergePlan::new(vec![output.of_model_alone()])?, Vec::new());
             let merge = open_in_memory(py, &plan, Session::new(threads, memory)?)?;
             let scores = evaluate.call1((merge,))?;
-            asked.record(&output, parse_scores(py, &scores, higher_is_better)?)?;
+            asked.record(&name, parse_scores(py, &scores, higher_is_better)?);
         }
     }
 }
@@ -196,7 +196,7 @@ fn ask(
     session: &Session,
     question: &AnnealQuestion,
     trajectory: &Trajectory,
-    asked: &mut AskedScores,
+    asked: &mut RecordedScores,
 ) -> Result<PyForecast> {
     let watch = Watch::default();
     run_watched(py, None, &watch, || {

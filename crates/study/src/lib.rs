@@ -9,7 +9,6 @@
 //! answers.
 
 pub mod append;
-pub mod asked;
 pub mod attachment;
 pub mod begin_record;
 pub mod compare_runs;

@@ -1,6 +1,7 @@
-//! Scores that another program gave for the trials of a sweep, one by one: a study of them is made like any other.
+//! Scores that another program gave for trials, one by one: a study of them is made like any other, and one whose
+//! trials are not known beforehand says which scores are missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use thalweg_eval::external::ExternalScore;
@@ -8,17 +9,19 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores, OnScore};
+use crate::evaluator::{Evaluator, ModelScores, OnScore, TaskScore};
 use crate::record::{ChoiceRow, CostRow, SuiteRow};
 use crate::sweep::{Sweep, SweepTrial, score_sweep};
+use crate::text::file_name;
 
 /// What the suite of such scores is called.
-pub(crate) const RECORDED_SUITE: &str = "recorded";
+const RECORDED_SUITE: &str = "recorded";
 
 /// Scores by the name of the trial.
 #[derive(Debug, Clone, Default)]
 pub struct RecordedScores {
     by_trial: BTreeMap<String, ModelScores>,
+    missing: Vec<(String, OutputPlan)>,
 }
 
 impl RecordedScores {
@@ -30,6 +33,11 @@ impl RecordedScores {
     /// What a trial scored, if it was recorded.
     pub fn find(&self, trial: &str) -> Option<&ModelScores> {
         self.by_trial.get(trial)
+    }
+
+    /// The merges without scores of the study that was last tried, with their names.
+    pub fn take_missing(&mut self) -> Vec<(String, OutputPlan)> {
+        std::mem::take(&mut self.missing)
     }
 
     /// The sweep without the trials that were not scored.
@@ -60,44 +68,42 @@ impl RecordedScores {
         let choice = findings.choose(&findings.deciding(by)?);
         choice.ok_or_else(|| Error::request("no merge has the score that the choice is made by"))
     }
-
-    fn scores_of(&self, path: &Path) -> Result<ModelScores, Error> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        self.find(&name).cloned().ok_or_else(|| {
-            Error::request_with_hint(
-                format!("trial `{name}` has no scores"),
-                "call `trial.record(scores)` for each trial",
-            )
-        })
-    }
 }
 
-/// The suite that scores of models stand for.
-pub(crate) fn suite_of<'a>(models: impl Iterator<Item = &'a ModelScores>) -> SuiteRow {
-    let mut labels: Vec<String> = models.flat_map(|scores| scores.tasks.iter().map(|task| task.label())).collect();
-    labels.sort();
-    labels.dedup();
-    // Nothing is known of the items but what the scores are called.
-    let digest = bytes_digest(DigestKind::Blake3, labels.join("\n").as_bytes()).to_string();
-    SuiteRow { name: RECORDED_SUITE.to_owned(), role: None, digest }
+fn no_scores(name: &str) -> Error {
+    let hint = "call `trial.record(scores)` for each trial";
+    Error::request_with_hint(format!("trial `{name}` has no scores"), hint)
 }
 
 impl Evaluator for RecordedScores {
+    /// The suite that the scores stand for. Nothing is known of its items but what the scores are called.
     fn suites(&self) -> Vec<SuiteRow> {
-        vec![suite_of(self.by_trial.values())]
+        let tasks = self.by_trial.values().flat_map(|scores| &scores.tasks);
+        let labels: BTreeSet<String> = tasks.map(TaskScore::label).collect();
+        let labels = labels.into_iter().collect::<Vec<_>>().join("\n");
+        let digest = bytes_digest(DigestKind::Blake3, labels.as_bytes()).to_string();
+        vec![SuiteRow { name: RECORDED_SUITE.to_owned(), role: None, digest }]
     }
 
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error> {
-        self.scores_of(path)
+        let name = file_name(path);
+        self.find(&name).cloned().ok_or_else(|| no_scores(&name))
     }
 
     fn score_merges(&mut self, outputs: &[OutputPlan], on_score: OnScore<'_>) -> Result<Vec<ModelScores>, Error> {
-        let score = |(i, output): (usize, &OutputPlan)| {
-            let scores = self.scores_of(&output.path)?;
-            on_score(i, &scores);
-            Ok(scores)
-        };
-        outputs.iter().enumerate().map(score).collect()
+        let mut found = Vec::new();
+        self.missing.clear();
+        for (i, output) in outputs.iter().enumerate() {
+            let name = file_name(&output.path);
+            match self.by_trial.get(&name) {
+                None => self.missing.push((name, output.clone())),
+                Some(scores) => {
+                    on_score(i, scores);
+                    found.push(scores.clone());
+                }
+            }
+        }
+        self.missing.first().map_or(Ok(found), |(name, _)| Err(no_scores(name)))
     }
 
     fn cost(&self) -> CostRow {

@@ -1,5 +1,7 @@
 //! Numbers and choices as people read them.
 
+use std::path::Path;
+
 use serde::Serialize;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -19,6 +21,11 @@ pub(crate) fn show_count(value: f64) -> String {
 /// The same for whole numbers.
 pub(crate) fn show_whole(value: u64) -> String {
     show_count(value as f64)
+}
+
+/// The name of a file or folder.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// The first `n` digits of the digest of a text, for the name of a file.

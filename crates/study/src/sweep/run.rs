@@ -14,6 +14,7 @@ use crate::Error;
 use crate::begin_record::begin_record;
 use crate::evaluator::{Evaluator, TaskScore};
 use crate::record::StudyRecord;
+use crate::text::file_name;
 use crate::write_study::{check_study_folder, write_study};
 
 /// Which merges of a scored sweep are written.
@@ -128,7 +129,7 @@ fn write_kept(
         return Ok(());
     }
     for outcome in execute_merge(&MergePlan::new(kept)?, execute, cx)? {
-        let name = outcome.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = file_name(&outcome.path);
         if let Some(row) = record.trials.iter_mut().find(|row| row.name == name) {
             row.path = Some(outcome.path.display().to_string());
         }

@@ -1,8 +1,10 @@
 //! A merge that is kept current.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
+
+use crate::text::file_name;
 
 /// A merge that is current.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,11 +28,6 @@ pub struct WatchedOutput {
 impl WatchedOutput {
     /// The name of its folder.
     pub fn name(&self) -> String {
-        name_of(&self.path)
+        file_name(&self.path)
     }
-}
-
-/// The name of a folder.
-pub(super) fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }

@@ -16,6 +16,7 @@ use crate::begin_record::begin_record;
 use crate::record::{CheckpointRow, MergeSource, STUDY, ScoreRow, SpikeRow, StudyRecord, TrainingPoint, TrialRow};
 use crate::request::parse_scheme_word;
 use crate::select::even_interval;
+use crate::text::file_name;
 
 /// Name of what a watcher writes down about its run: phases, log, checkpoints and spikes, as a study without scores.
 pub(crate) const RUN_FACTS_NAME: &str = "watch-run.json";
@@ -51,7 +52,7 @@ impl RunFacts {
         (trajectory, known): (&Trajectory, &KnownCheckpoints),
         command: &str,
     ) -> Result<Option<UnwrittenFile>, Error> {
-        let name = trajectory.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let name = file_name(trajectory.path());
         let mut record = begin_record(format!("{name}, watched"), command.to_owned(), trajectory);
         record.is_watched = true;
         let written: BTreeMap<u64, f64> =

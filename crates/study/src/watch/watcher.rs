@@ -25,7 +25,7 @@ use super::forecast::{ForecastJob, forecast_name};
 use super::heads::{PreparedSums, drop_heads, open_heads, prepare_heads};
 use super::hold::{HELD_NAME, hold_checkpoints, let_go};
 use super::make::{KnownSources, MadeMerges, end_step, is_disk_full, make_outputs, n_together};
-use super::output::{WatchedOutput, name_of};
+use super::output::WatchedOutput;
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
 use super::scan::{Scan, Scanner, Unsettled};
@@ -36,6 +36,7 @@ use crate::forecast_items::publish_items;
 use crate::record::SpikeRow;
 use crate::request::Resolver;
 use crate::sweep::SkippedEnds;
+use crate::text::file_name;
 
 /// Keeps two watchers from one folder.
 const LOCK_NAME: &str = "watch.lock";
@@ -463,7 +464,7 @@ impl<'a> Watcher<'a> {
         };
         if is_current {
             self.known.learn_digests(&receipt, self.cx);
-            self.record.add(WatchRow::merged(name_of(&plan.path), &receipt));
+            self.record.add(WatchRow::merged(file_name(&plan.path), &receipt));
             let output = watched(&plan.path, &receipt, (0, true));
             self.current.insert(plan.path.clone(), (identity, output));
             return Ok(Need::Nothing);
@@ -516,7 +517,7 @@ impl<'a> Watcher<'a> {
         let known_sources = KnownSources { seen: &seen, heads: &heads };
         let (record, known) = (&mut self.record, &mut self.known);
         let on_made = &mut |outcome: &MergeOutcome| {
-            record.add(WatchRow::merged(name_of(&outcome.path), &outcome.receipt));
+            record.add(WatchRow::merged(file_name(&outcome.path), &outcome.receipt));
             known.learn_digests(&outcome.receipt, cx);
             Ok(())
         };
@@ -678,7 +679,7 @@ fn watched(path: &Path, receipt: &MergeReceipt, (bytes_read, was_done): (u64, bo
 /// Adds the lines of merges that were published just before a kill.
 fn recover_rows(record: &mut WatchRecord, folder: &Path, cx: &RunContext<'_>) -> Result<(), Error> {
     for path in merges_in(&*cx.storage, folder)? {
-        let name = name_of(&path);
+        let name = file_name(&path);
         if !record.rows().iter().any(|row| row.name == name) {
             record.add(WatchRow::merged(name, &read_receipt(&path, cx)?));
         }
