@@ -55,6 +55,11 @@ impl Markup {
         self
     }
 
+    /// A paragraph of small print on a page.
+    pub(crate) fn note(&mut self, text: impl Display) {
+        self.element("p").attr("class", "note").filled(text);
+    }
+
     /// Text of ours that is not data: styles, scripts, the document type.
     pub(crate) fn verbatim(&mut self, text: &'static str) {
         self.text.push_str(text);

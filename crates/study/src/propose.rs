@@ -52,10 +52,10 @@ impl Choices {
                     back <= end && steps.binary_search(&(end - back)).is_ok()
                 };
                 for n in (2..=64).take_while(has) {
-                    if as_steps(interval) * (n as f64 - 1.0) > MAX_REACH * as_steps(longest_steps) {
+                    if interval as f64 * (n as f64 - 1.0) > MAX_REACH * longest_steps as f64 {
                         break;
                     }
-                    let places = Weighing::uniform(n, as_steps(interval)).steps_before_end;
+                    let places = Weighing::uniform(n, interval as f64).steps_before_end;
                     let coefficients = parsed.coefficients(n)?.as_f64();
                     let weighing = Weighing { steps_before_end: places, coefficients };
                     candidates.push(Candidate { n_checkpoints: n, interval_steps: interval, scheme, weighing });
@@ -68,7 +68,7 @@ impl Choices {
     /// Correlations over a step that are tried.
     fn correlations(&self) -> Vec<f64> {
         let per_step = |half_life: &f64| {
-            if *half_life == 0.0 { 0.0 } else { 0.5_f64.powf(1.0 / (half_life * as_steps(self.interval_steps))) }
+            if *half_life == 0.0 { 0.0 } else { 0.5_f64.powf(1.0 / (half_life * self.interval_steps as f64)) }
         };
         HALF_LIVES.iter().map(per_step).collect()
     }
@@ -83,10 +83,6 @@ impl Choices {
             .map(|(candidate, _)| candidate)
             .min_by_key(|c| c.n_checkpoints)
     }
-}
-
-fn as_steps(steps: u64) -> f64 {
-    steps as f64
 }
 
 /// Proposes a window from scored ones; `resampled` are the same windows with losses over resampled items, for the

@@ -21,7 +21,7 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
         rows.push(vec![k.to_string(), n_merges.to_string(), real(Some(loss)), real(sd), real(Some(fitted))]);
         let merges = thalweg_tensor::counted(n_merges, "merge");
         let title = format!("k = {k}\nmean loss {loss:.4} of {merges}\nlaw {fitted:.4}");
-        measured.push(ChartPoint::new(place(k), loss, title).with_error(sd));
+        measured.push(ChartPoint::new(k as f64, loss, title).with_error(sd));
     }
     for row in document.at("predictions").list_if_known()? {
         let (k, loss) = (row.at("k").count()?, optional(row.at("loss"), Field::real)?);
@@ -29,7 +29,7 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
         let known = optional(row.at("measured"), Field::real)?;
         rows.push(vec![k.to_string(), "-".to_owned(), real(known), "-".to_owned(), real(loss)]);
         let title = |loss: f64| format!("k = {k}\nforecast {loss:.4}");
-        predicted.extend(loss.map(|loss| ChartPoint { range, ..ChartPoint::new(place(k), loss, title(loss)) }));
+        predicted.extend(loss.map(|loss| ChartPoint { range, ..ChartPoint::new(k as f64, loss, title(loss)) }));
     }
     let models = if document.at("axis").text()? == "checkpoints" { "checkpoints merged" } else { "models merged" };
     let chart = Chart {
@@ -55,11 +55,6 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
         rows,
         figures: vec![(Picture::Chart(chart), caption)],
     })
-}
-
-/// A number of models as a place.
-fn place(k: u64) -> f64 {
-    k as f64
 }
 
 fn series(document: &Field<'_>, measured: Vec<ChartPoint>, predicted: Vec<ChartPoint>) -> Result<Vec<Series>, String> {
@@ -108,7 +103,7 @@ fn three_point(document: &Field<'_>) -> Result<Option<Series>, String> {
         let held_out = measured
             .zip(error)
             .map_or_else(String::new, |(measured, error)| format!("\nmeasured {measured:.4}, off by {error:+.4}"));
-        let point = ChartPoint::new(place(k), loss, format!("k = {k}\nfrom three points {loss:.4}{held_out}"));
+        let point = ChartPoint::new(k as f64, loss, format!("k = {k}\nfrom three points {loss:.4}{held_out}"));
         points.push(ChartPoint { is_hollow: true, ..point });
     }
     let ks: Vec<String> = ks.iter().map(u64::to_string).collect();

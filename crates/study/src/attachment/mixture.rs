@@ -5,6 +5,7 @@ use super::{Attachment, Picture, optional, real, score_words, shown};
 use crate::document::Field;
 use crate::svg::{Chart, ChartAxis, ChartPoint, Mark, RangeRow, Series};
 use crate::text::or_dash;
+use crate::values::range_of;
 
 /// Scores that have a picture.
 const MAX_CHARTS: usize = 9;
@@ -31,8 +32,8 @@ pub(super) fn read_search(document: &Field<'_>) -> Result<Attachment, String> {
         charts.extend(predicted_against_scored(&row)?);
     }
     let region = shown(&document.at("region"))?;
-    let rows = region.iter().map(region_cells).collect::<Result<Vec<_>, _>>()?;
-    let ranges = region.iter().map(|row| range_row(row, document)).collect::<Result<Vec<_>, _>>()?;
+    let region = region.iter().map(|row| region_row(row, document)).collect::<Result<Vec<_>, _>>()?;
+    let (rows, ranges) = region.into_iter().unzip();
     let mut figures = vec![(
         Picture::Ranges { rows: ranges, label: "The region of mixtures" },
         "Shares of the data that a run would train on. The bar spans the 10 to 90 % points of the region: where it is \
@@ -58,20 +59,13 @@ pub(super) fn read_search(document: &Field<'_>) -> Result<Attachment, String> {
     })
 }
 
-fn region_cells(row: &Field<'_>) -> Result<Vec<String>, String> {
-    row.at("coefficient_quantiles").known().map(|field| field.ascending::<3>(Field::share)).transpose()?;
-    let [low, _, high] = row.at("data_share_quantiles").ascending::<3>(Field::share)?;
-    Ok(vec![
-        row.at("component").text()?.to_owned(),
-        real(Some(row.at("coefficient").share()?)),
-        real(Some(row.at("data_share").share()?)),
-        format!("{low:.4} to {high:.4}"),
-    ])
-}
-
-fn range_row(row: &Field<'_>, document: &Field<'_>) -> Result<RangeRow, String> {
-    let name = row.at("component").text()?;
+/// The cells of a component, and its range.
+fn region_row(row: &Field<'_>, document: &Field<'_>) -> Result<(Vec<String>, RangeRow), String> {
+    optional(row.at("coefficient_quantiles"), |field| field.ascending::<3>(Field::share))?;
+    let (name, coefficient) = (row.at("component").text()?, row.at("coefficient").share()?);
     let [low, middle, high] = row.at("data_share_quantiles").ascending::<3>(Field::share)?;
+    let mean = row.at("data_share").share()?;
+    let cells = vec![name.to_owned(), real(Some(coefficient)), real(Some(mean)), format!("{low:.4} to {high:.4}")];
     let mut marks = Vec::new();
     for model in document.at("models").list_if_known()? {
         let model_name = model.at("name").text()?;
@@ -81,11 +75,10 @@ fn range_row(row: &Field<'_>, document: &Field<'_>) -> Result<RangeRow, String> 
             marks.push((*mark, *class, share, format!("{name}: {share:.3}\n{words}")));
         }
     }
-    let mean = row.at("data_share").share()?;
     let (_, mark, class, words) = MIXTURES[0];
     let title = format!("{name}: {mean:.3}\n{words}\n10 to 90 %: {low:.3} to {high:.3}, middle {middle:.3}");
     marks.push((mark, class, mean, title));
-    Ok(RangeRow { name: name.to_owned(), range: [low, high], marks })
+    Ok((cells, RangeRow { name: name.to_owned(), range: [low, high], marks }))
 }
 
 fn predicted_against_scored(row: &Field<'_>) -> Result<Option<Chart>, String> {
@@ -173,11 +166,7 @@ fn scatter(
     pairs: &[[f64; 2]],
     say: &dyn Fn([f64; 2]) -> String,
 ) -> Option<Chart> {
-    let ends = |i: usize| {
-        let values = || pairs.iter().map(|pair| pair[i]);
-        [values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max)]
-    };
-    let ([x_low, x_high], [y_low, y_high]) = (ends(0), ends(1));
+    let [[x_low, x_high], [y_low, y_high]] = [0, 1].map(|i| range_of(pairs.iter().map(|pair| pair[i])));
     let points: Vec<ChartPoint> = pairs.iter().map(|pair| ChartPoint::new(pair[0], pair[1], say(*pair))).collect();
     let mut series = Vec::new();
     let [low, high] = [x_low.max(y_low), x_high.min(y_high)];

@@ -13,6 +13,7 @@ use thalweg_tensor::counted;
 
 use super::case::{Case, N_TERMS};
 use super::request::Refusal;
+use crate::values::range_of;
 
 /// How strongly coefficients are held: as if each had been seen in this many cases of unit size.
 const RIDGE: f64 = 0.02;
@@ -68,9 +69,7 @@ impl Calibration {
         let (spread, freedom) = left_out_spread(taught_by, base, &other_losses);
         let accuracies: Vec<&Case> = own.iter().chain(others).filter(|case| case.is_accuracy()).collect();
         let all = || own.iter().chain(others).filter(|case| !case.is_accuracy() && case.truth.is_some());
-        let range = |of: fn(&Case) -> f64| {
-            all().map(of).fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], x| [low.min(x), high.max(x)])
-        };
+        let range = |of: fn(&Case) -> f64| range_of(all().map(of));
         let mut curves: Vec<String> = all().map(|case| case.curve.clone()).collect();
         curves.sort();
         curves.dedup();

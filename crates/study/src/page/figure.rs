@@ -56,7 +56,7 @@ impl<'a> KeyEntry<'a> {
 }
 
 /// A key, unless it has no entries.
-pub(super) fn write_key(page: &mut Markup, entries: &[KeyEntry<'_>]) {
+fn write_key(page: &mut Markup, entries: &[KeyEntry<'_>]) {
     if !entries.is_empty() {
         page.element("ul").attr("class", "key").open();
         entries.iter().for_each(|entry| entry.write(page));
@@ -66,11 +66,16 @@ pub(super) fn write_key(page: &mut Markup, entries: &[KeyEntry<'_>]) {
 
 /// A key, a picture for each width, and the words below it.
 pub(super) fn write_figure(page: &mut Markup, key: &[KeyEntry<'_>], draw: impl Fn(Width) -> Markup, caption: &str) {
+    write_figure_of(page, key, caption, |page| {
+        [Width::Wide, Width::Narrow].into_iter().for_each(|width| page.piece(draw(width)));
+    });
+}
+
+/// A key, whatever `write` draws, and the words below it.
+pub(super) fn write_figure_of(page: &mut Markup, key: &[KeyEntry<'_>], caption: &str, write: impl FnOnce(&mut Markup)) {
     page.element("figure").open();
     write_key(page, key);
-    for width in [Width::Wide, Width::Narrow] {
-        page.piece(draw(width));
-    }
+    write(page);
     page.element("figcaption").filled(caption);
     page.close();
 }

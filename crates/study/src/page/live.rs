@@ -109,7 +109,7 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
     let note = "Forecasts of the same anneal, ending at the same point of each run. The gain is over the best run; \
                 the errors of the forecasts are treated as independent. Where both runs were scored on the same items, \
                 the noise of the items is added, paired item by item.";
-    page.element("p").attr("class", "note").filled(note);
+    page.note(note);
     for one in comparisons {
         let place = format!("{}, {}, at {} {}", one.task, measure_words(&one.measure), show_whole(one.at), one.unit);
         page.element("h3").filled(place);

@@ -1,7 +1,6 @@
 //! The same picture by steps, by tokens and by time: where a step is on each axis.
 
 use super::frame::Frame;
-use super::scale::place_of;
 use super::{Anchor, Scale, draw_label};
 use crate::markup::Markup;
 use crate::record::CheckpointRow;
@@ -56,7 +55,7 @@ impl StepAxis {
     ) -> Option<Self> {
         let mut knots = vec![(0.0, 0.0)];
         for row in checkpoints {
-            let (step, value) = (place_of(row.step), value(row)?);
+            let (step, value) = (row.step as f64, value(row)?);
             let &(last_step, last_value) = knots.last()?;
             // A clock that runs backwards gives no axis; step 0 is where every axis begins.
             if step > last_step && value > last_value && value.is_finite() {

@@ -1,6 +1,5 @@
 //! The windows on a map: for each merge, which checkpoints it takes and how much of each.
 
-use super::scale::place_of;
 use super::study_marks::describe_trial;
 use super::{Anchor, Scale, Width, begin_picture, begin_rect, draw_label, draw_segment};
 use crate::markup::Markup;
@@ -19,9 +18,9 @@ pub(crate) fn draw_windows(view: &StudyView<'_>, trials: &[EndTrial<'_>], width:
     let right = width.units() - 16.0;
     let first = trials.iter().filter_map(|one| one.trial.sources.first()).map(|source| source.step).min();
     let last = trials.first().map_or(1, |one| one.trial.end_step);
-    let steps = Scale::new([place_of(first.unwrap_or(0)), place_of(last)], [left + 10.0, right - 10.0]);
+    let steps = Scale::new([first.unwrap_or(0) as f64, last as f64], [left + 10.0, right - 10.0]);
     let checkpoints: Vec<u64> =
-        view.record.checkpoints.iter().map(|one| one.step).filter(|&step| steps.holds(place_of(step))).collect();
+        view.record.checkpoints.iter().map(|one| one.step).filter(|&step| steps.holds(step as f64)).collect();
     let bar = ((right - left) / checkpoints.len().max(2) as f64 * 0.62).clamp(2.0, 22.0);
     for (i, one) in trials.iter().enumerate() {
         let base = (i + 1) as f64 * row;
@@ -62,7 +61,7 @@ fn draw_row(svg: &mut Markup, view: &StudyView<'_>, one: &EndTrial<'_>, row: Row
             (false, true) => "bar chosen",
             (false, false) => "bar",
         };
-        let x = steps.place(place_of(source.step)) - bar / 2.0;
+        let x = steps.place(source.step as f64) - bar / 2.0;
         let rect = begin_rect(svg, class, (x, base - height), (bar, height));
         match width {
             Width::Wide => rect.titled(format!("step {}\ncoefficient {:.6}", source.step, source.coefficient)),
@@ -82,7 +81,7 @@ fn draw_map(svg: &mut Markup, view: &StudyView<'_>, shown: &[u64], (steps, y): (
         if i % every_tick > 0 && i % every > 0 {
             continue;
         }
-        let x = steps.place(place_of(step));
+        let x = steps.place(step as f64);
         draw_segment(svg, "map", [x; 2], [y, y + 6.0]);
         if i % every == 0 {
             draw_label(svg, "tick", Anchor::Middle, (x, y + 20.0), &step.to_string());
@@ -93,7 +92,7 @@ fn draw_map(svg: &mut Markup, view: &StudyView<'_>, shown: &[u64], (steps, y): (
     }
     // Without checkpoints there is nothing to name.
     if let (Width::Wide, Some(&first)) = (width, shown.first()) {
-        let x = steps.place(place_of(first)) - 34.0;
+        let x = steps.place(first as f64) - 34.0;
         draw_label(svg, "axis", Anchor::End, (x, y + 20.0), "step");
         draw_label(svg, "axis faint", Anchor::End, (x, y + 34.0), "tokens");
     }

@@ -4,7 +4,7 @@ use thalweg_tensor::counted;
 
 use super::axis::StepAxis;
 use super::frame::Frame;
-use super::scale::{place_of, span_of};
+use super::scale::span_of;
 use super::thin::thin_curve;
 use super::{Anchor, Mark, Scale, Width, begin_chart, begin_rect, draw_label, draw_line, draw_segment, draw_stop};
 use crate::markup::Markup;
@@ -46,8 +46,8 @@ fn draw_curve(curve: &Curve<'_>, width: Width) -> Markup {
     let description = format!("{} by step.", counted(curve.points.len(), "value"));
     let mut svg = begin_chart(width, height + 82.0, curve.title, &description);
     let axis = StepAxis::all(&[]);
-    let first = curve.points.first().map_or(0.0, |point| place_of(point.0));
-    let last = curve.points.last().map_or(1.0, |point| place_of(point.0));
+    let first = curve.points.first().map_or(0.0, |point| point.0 as f64);
+    let last = curve.points.last().map_or(1.0, |point| point.0 as f64);
     let frame = Frame::new(width, (width.choose(58.0, 52.0), 34.0, height), ([first, last], 6.0), curve.range);
     frame.draw_grid(&mut svg, curve.title);
     if frame.y.holds(0.0) && curve.range[0] < 0.0 {
@@ -56,7 +56,7 @@ fn draw_curve(curve: &Curve<'_>, width: Width) -> Markup {
     let places: Vec<(f64, f64)> = curve
         .points
         .iter()
-        .map(|(step, value)| frame.place(place_of(*step), value.clamp(curve.range[0].min(curve.range[1]), f64::MAX)))
+        .map(|(step, value)| frame.place(*step as f64, value.clamp(curve.range[0].min(curve.range[1]), f64::MAX)))
         .collect();
     draw_line(&mut svg, curve.class, &thin_curve(&places, width.choose(300, 120)));
     let every = curve.points.len().div_ceil(width.choose(MAX_MARKS, MAX_MARKS / 2)).max(1);
@@ -115,14 +115,14 @@ pub(crate) fn draw_plane(geometry: &GeometryRow, width: Width) -> Markup {
 pub(crate) fn draw_shares(shares: &[f64], of_walk: &[f64], width: Width) -> Markup {
     let n = shares.len().clamp(1, MAX_COMPONENTS);
     let row = 34.0;
-    let rows = place_of(n as u64) * row;
+    let rows = n as f64 * row;
     let description = "Two bars per component: this run and a random walk.";
     let mut svg = begin_chart(width, rows + 8.0, "Share of each component", description);
     let (left, right) = (width.choose(104.0, 34.0), width.units() - 60.0);
     let most = shares.iter().chain(of_walk).copied().filter(|s| s.is_finite());
     let x = Scale::new([0.0, most.fold(1e-9, f64::max)], [left, right]);
     for (i, share) in shares.iter().take(n).enumerate() {
-        let y = place_of(i as u64) * row + 6.0;
+        let y = i as f64 * row + 6.0;
         let name = width.choose(format!("component {}", i + 1), (i + 1).to_string());
         draw_label(&mut svg, "tick", Anchor::End, (left - 8.0, y + 17.0), &name);
         let walk = of_walk.get(i);

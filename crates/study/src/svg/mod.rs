@@ -149,23 +149,19 @@ fn draw_segment(svg: &mut Markup, class: &str, [x1, x2]: [f64; 2], [y1, y2]: [f6
 
 /// An area with these corners.
 fn draw_area(svg: &mut Markup, class: &str, corners: impl Iterator<Item = (f64, f64)>) {
-    let points: Vec<String> = corners.map(|(x, y)| format!("{},{}", Coordinate(x), Coordinate(y))).collect();
-    svg.element("polygon").attr("class", class).attr("points", points.join(" ")).empty();
+    svg.element("polygon").attr("class", class).attr("points", show_places(corners)).empty();
 }
 
 /// A line through points.
 pub(crate) fn draw_line(svg: &mut Markup, class: &str, points: &[(f64, f64)]) {
-    use std::fmt::Write;
-    if points.len() < 2 {
-        return;
+    if points.len() > 1 {
+        let line = svg.element("polyline").attr("class", format!("line {class}"));
+        line.attr("points", show_places(points.iter().copied())).empty();
     }
-    let mut text = String::with_capacity(points.len() * 14);
-    for (x, y) in points {
-        let separator = if text.is_empty() { "" } else { " " };
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{separator}{},{}", Coordinate(*x), Coordinate(*y));
-    }
-    svg.element("polyline").attr("class", format!("line {class}")).attr("points", text).empty();
+}
+
+fn show_places(places: impl Iterator<Item = (f64, f64)>) -> String {
+    places.map(|(x, y)| format!("{},{}", Coordinate(x), Coordinate(y))).collect::<Vec<_>>().join(" ")
 }
 
 /// Text at a place.

@@ -3,7 +3,6 @@
 use super::axis::StepAxis;
 use super::frame::Frame;
 use super::phases::Extent;
-use super::scale::place_of;
 
 /// A picture's frame with the axis that places steps.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +16,7 @@ pub(super) struct RunFrame<'a> {
 
 impl RunFrame<'_> {
     pub(super) fn x(&self, step: u64) -> f64 {
-        self.frame.x.place(self.axis.value(place_of(step)))
+        self.frame.x.place(self.axis.value(step as f64))
     }
 
     /// Where a value is drawn, and whether it had to be moved to the edge.

@@ -1,5 +1,7 @@
 //! From values to places, and round numbers for the ticks between.
 
+use crate::values::range_of;
+
 /// Takes a range of values to a range of places, straight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Scale {
@@ -48,20 +50,13 @@ impl Scale {
     }
 }
 
-/// A step as a place on an axis.
-pub(crate) fn place_of(step: u64) -> f64 {
-    step as f64
-}
-
 fn is_whole(value: f64) -> bool {
     (value - value.round()).abs() < 1e-6 * value.abs().max(1e-3)
 }
 
 /// Lowest and highest of some values, widened on both sides by a share of the span.
 pub(crate) fn span_of(values: impl Iterator<Item = f64>, share: f64) -> [f64; 2] {
-    let [low, high] = values
-        .filter(|value| value.is_finite())
-        .fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)]);
+    let [low, high] = range_of(values);
     let reach = (high - low) * share;
     [low - reach, high + reach]
 }

@@ -9,7 +9,7 @@ use super::axis::StepAxis;
 use super::frame::Frame;
 use super::phases::{Extent, STRIP, ShownPhase, draw_rates, name_phase, phase_words, shade_phase};
 use super::run_frame::RunFrame;
-use super::scale::{place_of, span_of};
+use super::scale::span_of;
 use super::study_marks::{draw_annealed, draw_forecasts, draw_merges, draw_raws};
 use super::thin::{smooth_curve, thin_curve};
 use super::{Anchor, Mark, Width, begin_chart, begin_rect, draw_label, draw_line, draw_segment, draw_stop};
@@ -64,7 +64,7 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
         _ => 0,
     };
     let y_range = value_range(picture, [from, last]);
-    let values = |axis: &StepAxis| [from, last].map(|step| axis.value(place_of(step)));
+    let values = |axis: &StepAxis| [from, last].map(|step| axis.value(step as f64));
     let frame = Frame::new(width, (width.choose(58.0, 52.0), 34.0, height), (values(axis), 0.0), y_range);
     let run = RunFrame { frame, axis, y_range: sane(y_range), extent: picture.extent };
     let phases = shown_phases(view, &run);
@@ -91,7 +91,7 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
     draw_spikes(&mut svg, view, &run);
     phases.iter().for_each(|phase| name_phase(&mut svg, &frame, phase));
     let rates = |points: &[TrainingPoint]| {
-        let rates = points.iter().map(|point| (axis.value(place_of(point.step)), point.learning_rate));
+        let rates = points.iter().map(|point| (axis.value(point.step as f64), point.learning_rate));
         rates.filter(|point| point.1.is_finite()).collect::<Vec<_>>()
     };
     let mut curves = vec![("rate", rates(&view.record.training))];
@@ -178,7 +178,7 @@ fn training_range(view: &StudyView<'_>) -> [f64; 2] {
 
 /// The run's own phases, and the anneal that was forked from it.
 fn shown_phases(view: &StudyView<'_>, run: &RunFrame<'_>) -> Vec<ShownPhase> {
-    let value = |step: u64| run.axis.value(place_of(step));
+    let value = |step: u64| run.axis.value(step as f64);
     let own = view.record.phases.iter().take(64).map(|span| {
         let (name, class) = phase_words(span.phase);
         ((name.to_owned(), class), [span.from_step, span.to_step])

@@ -2,7 +2,7 @@
 
 use crate::attachment::{Attachment, Picture, mixture_key};
 use crate::markup::Markup;
-use crate::page::figure::{KeyEntry, write_figure, write_key};
+use crate::page::figure::{KeyEntry, write_figure, write_figure_of};
 use crate::page::table::{Table, write_row};
 use crate::svg::{Chart, Width, draw_chart, draw_ranges, draw_shares};
 
@@ -21,16 +21,13 @@ pub(super) fn write_picture(page: &mut Markup, picture: &Picture, caption: &str)
     match picture {
         Picture::Chart(chart) => write_figure(page, &key_of(chart), |width| draw_chart(chart, width), caption),
         Picture::Charts(charts) => {
-            page.element("figure").open();
             // All have the series of the longest.
-            if let Some(chart) = charts.iter().max_by_key(|chart| chart.series.len()) {
-                write_key(page, &key_of(chart));
-            }
-            page.element("div").attr("class", "charts").open();
-            charts.iter().for_each(|chart| page.piece(draw_chart(chart, Width::Any)));
-            page.close();
-            page.element("figcaption").filled(caption);
-            page.close();
+            let key = charts.iter().max_by_key(|chart| chart.series.len()).map(key_of).unwrap_or_default();
+            write_figure_of(page, &key, caption, |page| {
+                page.element("div").attr("class", "charts").open();
+                charts.iter().for_each(|chart| page.piece(draw_chart(chart, Width::Any)));
+                page.close();
+            });
         }
         Picture::Ranges { rows, label } => {
             let key: Vec<_> = mixture_key().map(|(mark, class, name)| KeyEntry::mark(mark, class, name)).collect();

@@ -26,7 +26,7 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
         "Imitation is the score of the mean of the checkpoints over the anneal's span, which lags like a linear anneal. The wide bar is the 80 % interval, \
          the thin one the 95 % interval; the circle is the newest raw checkpoint, the diamond the imitation.{truth}"
     );
-    page.element("p").attr("class", "note").filled(text);
+    page.note(text);
     let shown: Vec<&ForecastRow> = rows_of(record);
     let columns = &["anneal", "raw", "imitation", "forecast", "truth and error", "intervals"];
     Table { class: "forecasts", columns, ..Table::default() }.write(page, |page| {
@@ -36,12 +36,11 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
         }
     });
     for rests_on in shown.iter().map(|one| one.rests_on.as_str()).collect::<BTreeSet<_>>() {
-        page.element("p").attr("class", "note").filled(format!("Based on {rests_on}."));
+        page.note(format!("Based on {rests_on}."));
     }
     if record.forecasts.len() > shown.len() {
         let file = if record.is_watched { "watch.jsonl" } else { "study.json" };
-        let text = format!("{} more are in {file}.", record.forecasts.len() - shown.len());
-        page.element("p").attr("class", "note").filled(text);
+        page.note(format!("{} more are in {file}.", record.forecasts.len() - shown.len()));
     }
 }
 

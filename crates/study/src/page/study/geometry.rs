@@ -56,8 +56,7 @@ fn write_groups(page: &mut Markup, geometry: &GeometryRow) {
         }
     });
     if groups.len() > MAX_GROUPS {
-        let text = format!("{} more groups are in study.json.", groups.len() - MAX_GROUPS);
-        page.element("p").attr("class", "note").filled(text);
+        page.note(format!("{} more groups are in study.json.", groups.len() - MAX_GROUPS));
     }
 }
 

@@ -137,8 +137,7 @@ fn write_choosers(page: &mut Markup, view: &StudyView<'_>) {
     write_chooser(page, "metric", "Shown on this page", options);
     let n_left = view.metrics.len() - metrics.len();
     if n_left > 0 {
-        let text = format!("{n_left} more measures are in study.csv.");
-        page.element("p").attr("class", "note").filled(text);
+        page.note(format!("{n_left} more measures are in study.csv."));
     }
 }
 

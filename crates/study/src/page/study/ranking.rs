@@ -37,7 +37,7 @@ pub(super) fn write_ranking(page: &mut Markup, view: &StudyView<'_>, shown: &mut
         "{order} A gain is over the newest raw checkpoint of the window on the same items, and positive where the merge is \
          better; intervals are 95 %."
     );
-    page.element("p").attr("class", "note").filled(text);
+    page.note(text);
     for (i, metric) in view.pictured().iter().enumerate() {
         let mut rows = view.ranked(*metric);
         if view.record.is_watched {
@@ -50,8 +50,7 @@ pub(super) fn write_ranking(page: &mut Markup, view: &StudyView<'_>, shown: &mut
             if i == 0 {
                 write_rest(page, view, &rows[N_BEST..]);
             } else {
-                let text = format!("The first {} of {}; all are in {}.", N_BEST, rows.len(), table_name(view));
-                page.element("p").attr("class", "note").filled(text);
+                page.note(format!("The first {} of {}; all are in {}.", N_BEST, rows.len(), table_name(view)));
             }
         }
         page.close();

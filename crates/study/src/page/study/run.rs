@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::open_metric;
 use crate::markup::Markup;
-use crate::page::figure::{KeyEntry, write_key};
+use crate::page::figure::{KeyEntry, write_figure_of};
 use crate::page::table::{Table, write_row};
 use crate::record::RawRow;
 use crate::study_view::{Metric, StudyView};
@@ -30,9 +30,6 @@ pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxi
     write_axis_buttons(page, axes);
     for (i, metric) in view.pictured().iter().enumerate() {
         open_metric(page, i);
-        page.element("figure").open();
-        write_key(page, &key_of(view, *metric));
-        write_pictures(page, view, (i, *metric), Extent::Whole, axes, shown);
         let training = if metric.measure == "nats_per_token" && !record.training.is_empty() {
             " Training loss may go beyond the edge: the scores set the range."
         } else {
@@ -43,14 +40,15 @@ pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxi
              point are drawn as a bar from best to worst, with the highest-ranked one marked. The shading shows the phase of the \
              learning rate, drawn below. Point at a mark, or move between marks with the arrow keys, to see its numbers.{training}"
         );
-        page.element("figcaption").filled(caption);
-        page.close();
+        let mut write = |page: &mut Markup, key: &[KeyEntry<'_>], caption: &str, extent: Extent| {
+            write_figure_of(page, key, caption, |page| {
+                write_pictures(page, view, Some((i, *metric)), extent, axes, shown);
+            });
+        };
+        write(page, &key_of(view, *metric), &caption, Extent::Whole);
         if end_from(view, *metric).is_some() {
-            page.element("figure").open();
-            write_pictures(page, view, (i, *metric), Extent::End, axes, shown);
             let caption = "The end of the run, starting at the chosen window or the fork of the anneal.";
-            page.element("figcaption").filled(caption);
-            page.close();
+            write(page, &[], caption, Extent::End);
         }
         write_table(page, view, *metric);
         page.close();
@@ -59,20 +57,11 @@ pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxi
 
 /// Training loss alone.
 pub(super) fn write_training(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxis]) {
-    page.element("figure").open();
-    for (axis, id) in geometries(axes, view) {
-        open_geometry(page, &axis);
-        for width in [Width::Wide, Width::Narrow] {
-            let id = format!("t{id}{}", width.class());
-            let picture = RunPicture { view, metric: None, extent: Extent::Whole, axes: &axis, id: &id };
-            page.piece(draw_study_run(&picture, width, &mut BTreeSet::new()));
-        }
-        page.close();
-    }
     let caption = "Training loss with the phase of the learning rate; where there are more points than the picture can show, \
                    the lowest and highest are kept. The drop in the first twentieth of the run may go beyond the edge.";
-    page.element("figcaption").filled(caption);
-    page.close();
+    write_figure_of(page, &[], caption, |page| {
+        write_pictures(page, view, None, Extent::Whole, axes, &mut BTreeSet::new());
+    });
 }
 
 fn write_axis_buttons(page: &mut Markup, axes: &[StepAxis]) {
@@ -91,7 +80,7 @@ fn write_axis_buttons(page: &mut Markup, axes: &[StepAxis]) {
 }
 
 /// Axes in groups that share the places of their first.
-fn geometries(axes: &[StepAxis], view: &StudyView<'_>) -> Vec<(Vec<StepAxis>, usize)> {
+fn geometries(axes: &[StepAxis], view: &StudyView<'_>) -> Vec<Vec<StepAxis>> {
     let last = view.last_step().max(1) as f64;
     let mut groups: Vec<Vec<StepAxis>> = Vec::new();
     for axis in axes {
@@ -100,7 +89,7 @@ fn geometries(axes: &[StepAxis], view: &StudyView<'_>) -> Vec<(Vec<StepAxis>, us
             None => groups.push(vec![axis.clone()]),
         }
     }
-    groups.into_iter().enumerate().map(|(i, group)| (group, i)).collect()
+    groups
 }
 
 fn open_geometry(page: &mut Markup, axes: &[StepAxis]) {
@@ -111,17 +100,20 @@ fn open_geometry(page: &mut Markup, axes: &[StepAxis]) {
 fn write_pictures(
     page: &mut Markup,
     view: &StudyView<'_>,
-    (i, metric): (usize, Metric<'_>),
+    metric: Option<(usize, Metric<'_>)>,
     extent: Extent,
     axes: &[StepAxis],
     shown: &mut BTreeSet<usize>,
 ) {
-    for (axis, geometry) in geometries(axes, view) {
-        open_geometry(page, &axis);
+    for (geometry, axes) in geometries(axes, view).iter().enumerate() {
+        open_geometry(page, axes);
         for width in [Width::Wide, Width::Narrow] {
             let part = if extent == Extent::Whole { "whole" } else { "end" };
-            let id = format!("c{i}-{geometry}-{part}-{}", width.class());
-            let picture = RunPicture { view, metric: Some(metric), extent, axes: &axis, id: &id };
+            let id = match metric {
+                None => format!("t{geometry}{}", width.class()),
+                Some((i, _)) => format!("c{i}-{geometry}-{part}-{}", width.class()),
+            };
+            let picture = RunPicture { view, metric: metric.map(|(_, metric)| metric), extent, axes, id: &id };
             page.piece(draw_study_run(&picture, width, shown));
         }
         page.close();

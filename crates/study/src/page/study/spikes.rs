@@ -57,8 +57,7 @@ fn write_table(page: &mut Markup, spikes: &[&SpikeRow]) {
         }
     });
     if spikes.len() > MAX_ROWS {
-        let text = format!("{} earlier ones are in study.json.", spikes.len() - MAX_ROWS);
-        page.element("p").attr("class", "note").filled(text);
+        page.note(format!("{} earlier ones are in study.json.", spikes.len() - MAX_ROWS));
     }
 }
 

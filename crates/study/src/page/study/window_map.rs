@@ -9,7 +9,7 @@ use crate::record::{ScoreRow, TrialRow};
 use crate::study_view::{Metric, StudyView};
 use crate::svg::describe_trial;
 use crate::text::show_whole;
-use crate::values::unique;
+use crate::values::{range_of, unique};
 
 /// End steps that get a map, the newest ones.
 const MAX_ENDS: usize = 12;
@@ -38,7 +38,7 @@ pub(super) fn write_maps(page: &mut Markup, view: &StudyView<'_>) {
     }
     let text = "Rows: checkpoints in the window. Colour: gain over the newest raw checkpoint if known, otherwise the \
                 score. A triangle marks the best of a map, a frame the chosen one; on a suite that only reports, none is marked best.";
-    page.element("p").attr("class", "note").filled(text);
+    page.note(text);
 }
 
 /// What the columns of a map tell apart.
@@ -76,12 +76,12 @@ fn write_end(page: &mut Markup, view: &StudyView<'_>, metric: Metric<'_>, end: u
     let of_end = view.record.trials.iter().filter(|trial| trial.end_step == end);
     let rows: Vec<_> = of_end.filter_map(|trial| Some((trial, metric.find(&trial.scores)?))).collect();
     if rows.is_empty() {
-        page.element("p").attr("class", "note").filled(format!("No merge of step {end} has this score."));
+        page.note(format!("No merge of step {end} has this score."));
         return;
     }
     let intervals: BTreeSet<Column> = rows.iter().map(|row| Column::interval(row.0)).collect();
     let best = best_of(view, metric, &rows);
-    let range = range_of(metric, &rows);
+    let range = range_of(rows.iter().map(|row| goodness(metric, row.1)));
     let write = |page: &mut Markup, title: &str, cells: &Cells<'_>| {
         write_map(page, view, &Map { title, metric, cells, best, range });
     };
@@ -123,11 +123,6 @@ fn best_of<'a>(
     best.map(|row| row.0)
 }
 
-fn range_of(metric: Metric<'_>, rows: &[(&TrialRow, &ScoreRow)]) -> [f64; 2] {
-    let values = rows.iter().map(|row| goodness(metric, row.1)).filter(|value| value.is_finite());
-    values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)])
-}
-
 struct Map<'a> {
     title: &'a str,
     metric: Metric<'a>,
@@ -154,8 +149,7 @@ fn write_map(page: &mut Markup, view: &StudyView<'_>, map: &Map<'_>) {
         }
     });
     if counts.len() > n_rows {
-        let text = format!("{} more counts are in study.csv.", counts.len() - n_rows);
-        page.element("p").attr("class", "note").filled(text);
+        page.note(format!("{} more counts are in study.csv.", counts.len() - n_rows));
     }
 }
 
