@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::display_name;
@@ -48,6 +48,19 @@ impl DocumentKind {
         OwnKind::json(self.what, self.kind)
     }
 
+    /// A document of this kind as a line: its kind and version, then the fields of `body`.
+    ///
+    /// # Errors
+    /// `ReportForm`.
+    pub(crate) fn line(&self, body: &impl Serialize) -> Result<String, Error> {
+        let mut document = json!({"kind": self.kind, "version": self.version});
+        let body = serde_json::to_value(body).map_err(|source| Error::ReportForm { source })?;
+        if let (Some(document), Value::Object(body)) = (document.as_object_mut(), body) {
+            document.extend(body);
+        }
+        json_line(&document)
+    }
+
     /// Reads a document of this kind. Its kind and version come first: another kind has other fields.
     /// As all JSON of this crate, from bytes: types that documents share would otherwise be compiled twice.
     pub(crate) fn read<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, Error> {
@@ -63,6 +76,33 @@ impl DocumentKind {
         fault.map_or_else(|| serde_json::from_slice(json).map_err(|error| error.to_string()), Err)
     }
 
+    /// Reads a file of this kind; `hint` says how to get one.
+    ///
+    /// # Errors
+    /// `Request` for what is not one; `ReportKind` for another version; `Storage`.
+    pub(crate) fn read_file<T: DeserializeOwned>(
+        &self,
+        storage: &dyn Storage,
+        path: &Path,
+        max_bytes: u64,
+        hint: &str,
+    ) -> Result<T, Error> {
+        let refuse = |error: serde_json::Error| self.refuse(path, &error.to_string(), hint);
+        let bytes = storage.read_file(path, max_bytes)?;
+        let document: Value = serde_json::from_slice(&bytes).map_err(refuse)?;
+        let (kind, version) = kind_of(&document);
+        if kind != self.kind {
+            return Err(self.refuse(path, &format!("its kind is `{}`", shown_kind(kind)), hint));
+        }
+        self.check(Some(path), kind, version)?;
+        serde_json::from_slice(&bytes).map_err(refuse)
+    }
+
+    /// A file that is not of this kind.
+    pub(crate) fn refuse(&self, path: &Path, what: &str, hint: &str) -> Error {
+        Error::request_with_hint(format!("`{}` is not {}: {what}", path.display(), self.what), hint)
+    }
+
     /// Refuses a document of another kind or version; `path` is its file, where one is known.
     ///
     /// # Errors
@@ -76,7 +116,7 @@ impl DocumentKind {
             what: self.what,
             expected_kind: self.kind,
             expected_version: self.version,
-            kind: display_name(&kind.chars().take(80).collect::<String>()),
+            kind: shown_kind(kind),
             version,
         })
     }
@@ -84,7 +124,7 @@ impl DocumentKind {
     /// What is wrong with the kind or version of one line of a file.
     pub(crate) fn fault_of_line(&self, kind: &str, version: u64) -> Option<String> {
         ((kind, version) != (self.kind, self.version)).then(|| {
-            let kind = display_name(&kind.chars().take(80).collect::<String>());
+            let kind = shown_kind(kind);
             format!("it is `{kind}` version {version}, not `{}` version {}", self.kind, self.version)
         })
     }
@@ -99,6 +139,19 @@ impl DocumentKind {
 /// `kind` and `version` of a document; empty and 0 where it has none.
 pub(crate) fn kind_of(document: &Value) -> (&str, u64) {
     (document["kind"].as_str().unwrap_or_default(), document["version"].as_u64().unwrap_or(0))
+}
+
+/// A kind as messages show it.
+pub(crate) fn shown_kind(kind: &str) -> String {
+    display_name(&kind.chars().take(80).collect::<String>())
+}
+
+/// A value as a line of a file.
+///
+/// # Errors
+/// `ReportForm`.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<String, Error> {
+    Ok(serde_json::to_string(value).map_err(|source| Error::ReportForm { source })? + "\n")
 }
 
 /// A value as a file: the same value always gives the same text.

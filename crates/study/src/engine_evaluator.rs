@@ -64,8 +64,6 @@ struct LoadedPoints {
 /// What a merge came to, kept under a name made of its plan and the identity of its sources.
 #[derive(Serialize, Deserialize)]
 struct MergedParams {
-    kind: String,
-    version: u64,
     params_digest: String,
 }
 
@@ -189,9 +187,8 @@ impl<'a> EngineEvaluator<'a> {
         if let Some(folder) = key.parent() {
             self.run.storage.create_folder(folder)?;
         }
-        let known = MergedParams { kind: MERGED.kind.to_owned(), version: MERGED.version, params_digest };
-        let Ok(bytes) = serde_json::to_vec(&known) else { return Ok(()) };
-        Ok(publish_file(&*self.run.storage, key, &bytes, OwnKind::in_own_folder("a kept score"))?)
+        let text = MERGED.line(&MergedParams { params_digest })?;
+        Ok(publish_file(&*self.run.storage, key, text.as_bytes(), OwnKind::in_own_folder("a kept score"))?)
     }
 
     /// The cache file of each output, named by its plan, the identities of its sources and `how` it is merged; `None`

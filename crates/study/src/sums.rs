@@ -50,8 +50,6 @@ const SUMS_FOLDER: OwnFolder<'static> = OwnFolder { what: "kept sums", contents_
 /// The exact sum of the checkpoints of a mean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptSums {
-    kind: String,
-    version: u64,
     /// Digest of each plane of doubles.
     planes: Vec<String>,
     /// Digest of the mean.
@@ -357,16 +355,14 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
     }
     let n_planes = digests.len();
     let sums = KeptSums {
-        kind: SUMS.kind.to_owned(),
-        version: SUMS.version,
         planes: digests,
         digest: receipt.digest.clone(),
         receipt_digest: receipt.receipt_digest.clone(),
         dtype: keep.dtype,
         checkpoints: checkpoints_of(receipt),
     };
-    let text = serde_json::to_vec(&sums).map_err(|source| Error::ReportForm { source })?;
-    publish_file(&*cx.storage, &stage.join(SUMS_NAME), &text, SUMS.file())?;
+    let text = SUMS.line(&sums)?;
+    publish_file(&*cx.storage, &stage.join(SUMS_NAME), text.as_bytes(), SUMS.file())?;
     Ok(n_planes)
 }
 

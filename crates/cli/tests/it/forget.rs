@@ -298,7 +298,7 @@ fn check_arms(scratch: &Scratch) {
         scratch,
         &format!("{curve} --schedule control.json"),
         2,
-        &["a schedule of replay is `thalweg-forget-replay`"],
+        &["`control.json` is not a schedule of replay: its kind is `thalweg-forget-scores`", "forget replay"],
     );
     check(scratch, "forget curve --arm control.json", 2, &["is not a name and a path", "--arm control=scores.json"]);
     check(scratch, &format!("{curve} --arm focused=control.json"), 2, &["two arms are named `focused`"]);

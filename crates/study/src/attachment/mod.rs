@@ -20,7 +20,7 @@ use thalweg_storage::Storage;
 pub(crate) use mixture::mixture_key;
 
 use crate::Error;
-use crate::document::{DocumentKind, Field, kind_of};
+use crate::document::{DocumentKind, Field, kind_of, shown_kind};
 use crate::study_view::measure_words;
 use crate::svg::{Chart, RangeRow};
 use crate::text::or_dash;
@@ -91,8 +91,7 @@ pub fn read_attachment(storage: &dyn Storage, path: &Path) -> Result<Attachment,
     let document: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     let (kind, version) = kind_of(&document);
     let Some((known, read)) = READERS.iter().find(|(known, _)| known.kind == kind) else {
-        let kind: String = kind.chars().take(80).collect();
-        return Err(refuse(format!("its kind is `{}`", thalweg_tensor::display_name(&kind))));
+        return Err(refuse(format!("its kind is `{}`", shown_kind(kind))));
     };
     known.check(Some(path), kind, version)?;
     let mut found = read(&Field::root(&document)).map_err(refuse)?;

@@ -8,7 +8,7 @@ use thalweg_storage::Storage;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
-use crate::document::{DocumentKind, Lines};
+use crate::document::{DocumentKind, Lines, json_line};
 
 /// The lines of a file of cases.
 pub(crate) const CASES: DocumentKind = DocumentKind::new("a file of forecast cases", "thalweg-forecast-case", 1);
@@ -118,12 +118,6 @@ impl Case {
     pub fn is_accuracy(&self) -> bool {
         self.higher_is_better
     }
-
-    /// The case as a line.
-    pub fn to_line(&self) -> String {
-        // Numbers and texts only: this cannot fail.
-        serde_json::to_string(self).unwrap_or_default()
-    }
 }
 
 /// Reads cases, one JSON object per line; blank lines are skipped.
@@ -170,6 +164,6 @@ pub(crate) fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator
             known.push(case);
         }
     }
-    let text: String = known.iter().map(|case| case.to_line() + "\n").collect();
+    let text = known.iter().map(json_line).collect::<Result<String, _>>()?;
     Ok(publish_file(storage, path, text.as_bytes(), CASES.file())?)
 }

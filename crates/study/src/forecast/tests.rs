@@ -6,6 +6,7 @@ use super::calibrate::Calibration;
 use super::case::{CASES, Case, read_cases};
 use super::lab_cases;
 use super::request::Refusal;
+use crate::document::json_line;
 use crate::text::name_of;
 
 /// Numbers between -1 and 1 that look random and are the same each time.
@@ -144,9 +145,9 @@ fn an_accuracy_is_that_of_the_merge_with_a_spread_by_its_items() {
 #[test]
 fn without_a_case_nothing_is_learned_and_a_broken_line_is_named() {
     assert_eq!(Calibration::fit(&[], &[]), None);
-    let lines = format!("{}\n\n{{\"kind\": \"x\"}}\n", made(0, 0.0).to_line());
+    let lines = format!("{}\n{{\"kind\": \"x\"}}\n", json_line(&made(0, 0.0)).unwrap());
     assert!(read_cases(&lines).unwrap_err().to_string().starts_with("the cases, line 3: missing field"));
-    let round = read_cases(&made(0, 0.0).to_line()).unwrap();
+    let round = read_cases(&json_line(&made(0, 0.0)).unwrap()).unwrap();
     assert_eq!(round, [made(0, 0.0)]);
 }
 

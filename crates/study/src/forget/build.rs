@@ -141,7 +141,7 @@ fn add_probes(
         let id = format!("{}:{}", place.document, place.bytes.start);
         let prompt = prompt_before(&text[cut.clone()], byte[0], tokenizer, options.tokens.prompt_tokens)?;
         let found = json!([{"type": entity.entity_type, "text": entity.entity, "byte": byte, "prompt": prompt}]);
-        built.lines.push_str(&line(&id, &text[cut], found, options.tokens));
+        built.lines.push_str(&line(&id, &text[cut], found, options.tokens)?);
         built.n_probes += 1;
         has_sample[place.entity] = true;
     }
@@ -150,17 +150,14 @@ fn add_probes(
 }
 
 /// A line of the file.
-fn line(id: &str, text: &str, entities: Value, tokens: ProbeOptions) -> String {
-    let row = json!({
-        "kind": PROBES.kind,
-        "version": PROBES.version,
+fn line(id: &str, text: &str, entities: Value, tokens: ProbeOptions) -> Result<String, Error> {
+    PROBES.line(&json!({
         "prompt_tokens": tokens.prompt_tokens,
         "decode_tokens": tokens.decode_tokens,
         "id": id,
         "text": text,
         "entities": entities,
-    });
-    format!("{row}\n")
+    }))
 }
 
 /// Adds windows of the whole corpus, each document as probable as its share of the bytes.
@@ -194,7 +191,7 @@ fn add_general(
         let first = tokens.bytes.partition_point(|bytes| bytes.end <= at);
         let Some(bytes) = bytes_of(text, &tokens, first..first + n_tokens) else { continue };
         let id = format!("general-{}-{document}:{}", built.n_general, bytes.start);
-        built.lines.push_str(&line(&id, &text[bytes], json!([]), options.tokens));
+        built.lines.push_str(&line(&id, &text[bytes], json!([]), options.tokens)?);
         built.n_general += 1;
     }
     Ok(())

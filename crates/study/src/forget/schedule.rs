@@ -9,7 +9,7 @@ use serde_json::Value;
 use thalweg_storage::Storage;
 
 use crate::Error;
-use crate::document::{DocumentKind, Field, kind_of};
+use crate::document::{DocumentKind, Field};
 
 /// A schedule of replay.
 pub const SCHEDULE: DocumentKind = DocumentKind::new("a schedule of replay", "thalweg-forget-replay", 1);
@@ -57,15 +57,9 @@ impl ReplaySteps {
 /// # Errors
 /// `Request` for what is not one; `ReportKind` for another version; `Storage`.
 pub fn read_schedule(storage: &dyn Storage, path: &Path) -> Result<ReplaySteps, Error> {
-    let refuse = |what: String| {
-        let hint = "`thalweg forget replay ... -o FOLDER` writes `FOLDER/schedule.json`";
-        Error::request_with_hint(format!("`{}` is not a schedule of replay: {what}", path.display()), hint)
-    };
-    let bytes = storage.read_file(path, MAX_BYTES)?;
-    let document: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-    let (kind, version) = kind_of(&document);
-    SCHEDULE.check(Some(path), kind, version)?;
-    steps_of(&Field::root(&document)).map_err(refuse)
+    const HINT: &str = "`thalweg forget replay ... -o FOLDER` writes `FOLDER/schedule.json`";
+    let document: Value = SCHEDULE.read_file(storage, path, MAX_BYTES, HINT)?;
+    steps_of(&Field::root(&document)).map_err(|what| SCHEDULE.refuse(path, &what, HINT))
 }
 
 fn steps_of(document: &Field<'_>) -> Result<ReplaySteps, String> {

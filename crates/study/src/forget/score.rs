@@ -11,11 +11,10 @@ use thalweg_eval::{EvalContext, Subject, TokenizerFiles};
 use thalweg_merge::context::RunContext;
 use thalweg_model::ModelConfig;
 use thalweg_storage::Storage;
-use thalweg_tensor::display_name;
 
 use super::models::ForgetModel;
 use crate::Error;
-use crate::document::{DocumentKind, kind_of};
+use crate::document::DocumentKind;
 use crate::engine_evaluator::{merge_models, n_models_together};
 use crate::record::CostRow;
 use crate::request::Resolver;
@@ -351,21 +350,7 @@ pub(super) fn paired(from: &[Items; 6], to: &[Items; 6]) -> Vec<PairedRow> {
 /// `Request` for what is not one; `ReportKind` for another version; `Storage`.
 pub fn read_scores(storage: &dyn Storage, path: &Path) -> Result<ForgetRecord, Error> {
     const MAX_BYTES: u64 = 1 << 30;
-    let refuse = |what: String| {
-        let hint = "`thalweg forget score RUN --probes FILE -o scores.json` writes one";
-        Error::request_with_hint(format!("`{}` is not a record of recall: {what}", path.display()), hint)
-    };
-    let bytes = storage.read_file(path, MAX_BYTES)?;
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-    let (kind, version) = kind_of(&value);
-    if kind != SCORES.kind {
-        let kind: String = kind.chars().take(80).collect();
-        return Err(refuse(format!("its kind is `{}`", display_name(&kind))));
-    }
-    SCORES.check(Some(path), kind, version)?;
-    let record: ForgetRecord = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-    if record.models.is_empty() {
-        return Err(refuse("it has no models".to_owned()));
-    }
-    Ok(record)
+    const HINT: &str = "`thalweg forget score RUN --probes FILE -o scores.json` writes one";
+    let record: ForgetRecord = SCORES.read_file(storage, path, MAX_BYTES, HINT)?;
+    if record.models.is_empty() { Err(SCORES.refuse(path, "it has no models", HINT)) } else { Ok(record) }
 }

@@ -187,7 +187,7 @@ pub fn search_mixtures(
         })
     });
     let predictor: Vec<PredictorRow> = predictor.collect();
-    let lines: String = search.trials.iter().map(|trial| search.line(trial)).collect();
+    let lines = search.trials.iter().map(|trial| search.line(trial)).collect::<Result<String, _>>()?;
     publish_file(&*cx.storage, &options.path, lines.as_bytes(), TRIALS.file())?;
     Ok(SearchOutcome {
         general: space.general().to_owned(),
@@ -380,18 +380,14 @@ impl Search<'_> {
         found.map(|score| (score.name(), score.value)).collect()
     }
 
-    fn line(&self, trial: &Trial) -> String {
+    fn line(&self, trial: &Trial) -> Result<String, Error> {
         let coefficients = fractions(&trial.mixture);
-        let record = TrialRecord {
-            kind: TRIALS.kind.to_owned(),
-            version: TRIALS.version,
+        TRIALS.line(&TrialRecord {
             round: Some(trial.round),
             data_shares: Some(self.space.by_name(&self.space.data_shares(&coefficients))),
             coefficients: Some(self.space.by_name(&coefficients)),
             measures: self.measures(&trial.scores),
-        };
-        // Numbers and texts only: this cannot fail.
-        format!("{}\n", serde_json::to_value(record).unwrap_or_default())
+        })
     }
 }
 

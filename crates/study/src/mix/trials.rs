@@ -24,12 +24,6 @@ const SUM_TOLERANCE: f64 = 1e-3;
 /// A mixture and what it scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrialRecord {
-    /// `thalweg-mix-trial`, or nothing in files of other programs.
-    #[serde(default)]
-    pub kind: String,
-    /// 1.
-    #[serde(default)]
-    pub version: u64,
     /// The round of the search, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,

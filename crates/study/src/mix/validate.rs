@@ -171,8 +171,6 @@ mod tests {
 
     fn record(general: f64, measures: &[(&str, f64)]) -> TrialRecord {
         TrialRecord {
-            kind: String::new(),
-            version: 0,
             round: None,
             coefficients: None,
             data_shares: Some([("web".to_owned(), general), ("code".to_owned(), 1.0 - general)].into()),

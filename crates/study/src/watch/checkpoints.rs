@@ -90,13 +90,8 @@ impl KnownCheckpoints {
             }
             Err(error) => return Err(error.into()),
         };
-        let refuse = |what: String| {
-            Error::request_with_hint(
-                format!("`{}` is not the state of a watcher: {what}", path.display()),
-                "choose another folder, or remove the file: checkpoints then count as new",
-            )
-        };
-        STATE.parse(&bytes).map_err(refuse)
+        let hint = "choose another folder, or remove the file: checkpoints then count as new";
+        STATE.parse(&bytes).map_err(|what| STATE.refuse(&path, &what, hint))
     }
 
     /// The folder of another run whose checkpoints these are, if none of them is in this run or in its `folders`.

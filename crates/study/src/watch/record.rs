@@ -11,7 +11,7 @@ use thalweg_storage::Storage;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
-use crate::document::DocumentKind;
+use crate::document::{DocumentKind, json_line};
 use crate::record::{ForecastRow, ProposalRow, RawRow, ScoreRow, SuiteRow};
 
 /// Name of the record in a watcher's folder.
@@ -197,11 +197,7 @@ impl WatchRecord {
         if !self.is_changed {
             return Ok(());
         }
-        let mut text = String::new();
-        for row in &self.rows {
-            text.push_str(&serde_json::to_string(row).map_err(|source| Error::ReportForm { source })?);
-            text.push('\n');
-        }
+        let text = self.rows.iter().map(json_line).collect::<Result<String, _>>()?;
         publish_file(storage, &self.path, text.as_bytes(), RECORD.file())?;
         self.is_changed = false;
         Ok(())
@@ -226,20 +222,16 @@ pub(crate) fn read_watch_record(storage: &dyn Storage, path: &Path) -> Result<Ve
 
 /// The whole lines of a record, and whether a torn one follows them: without its end, and not one object.
 fn read_lines(storage: &dyn Storage, path: &Path) -> Result<(Vec<WatchRow>, bool), Error> {
-    let refuse = |what: String| {
-        Error::request_with_hint(
-            format!("`{}` is not the record of a watcher: {what}", path.display()),
-            "choose another folder, or move the file away: the merges in the folder are kept",
-        )
-    };
+    let hint = "choose another folder, or move the file away: the merges in the folder are kept";
+    let refuse = |what: &str| RECORD.refuse(path, what, hint);
     let bytes = storage.read_file(path, MAX_RECORD_BYTES)?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let is_ours = whole > 0 || bytes.starts_with(format!("{{\"kind\":\"{}\"", RECORD.kind).as_bytes());
     let is_torn = is_ours && whole < bytes.len() && serde_json::from_slice::<WatchRow>(&bytes[whole..]).is_err();
     let bytes = if is_torn { &bytes[..whole] } else { &bytes[..] };
-    let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text"))?;
     let parse =
-        |(i, line): (usize, &str)| RECORD.parse(line.as_bytes()).map_err(|what| refuse(format!("line {i}: {what}")));
+        |(i, line): (usize, &str)| RECORD.parse(line.as_bytes()).map_err(|what| refuse(&format!("line {i}: {what}")));
     let rows = (1..).zip(text.lines()).map(parse).collect::<Result<_, _>>()?;
     Ok((rows, is_torn))
 }
