@@ -1,6 +1,6 @@
 //! M_ex from what another evaluator decoded: one continuation for each probe and model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use thalweg_eval::recall::{ProbeFile, RecallMeasure};
 use thalweg_storage::Storage;
 use thalweg_tensor::{display_name, part_of};
 
-use super::score::{ForgetModelRow, ForgetRecord, ItemRow, Items, TypeRow, measured, new_record, paired};
+use super::score::{ForgetModelRow, ForgetRecord, Items, complete_rows, new_record};
 use crate::Error;
 use crate::document::Lines;
 
@@ -99,7 +99,15 @@ pub fn score_outputs(
     }
     let mut record = new_record(probes, probes.options.unwrap_or_default(), &kept);
     record.recalled_by = recalled_by.map(Into::into);
-    record.models = rows(&models, &asked, &kept);
+    let row = |model: &Answers| ForgetModelRow {
+        name: model.model.clone(),
+        step: model.step,
+        steps: vec![model.step],
+        ..ForgetModelRow::default()
+    };
+    record.models = models.iter().map(row).collect();
+    let kinds: Vec<&str> = asked.iter().map(|one| one.kind).collect();
+    complete_rows(&mut record.models, (&kinds, &kept), &|i, kept| items_of(&models[i], kept));
     Ok(record)
 }
 
@@ -167,40 +175,8 @@ fn read_answers(
 }
 
 /// M_ex alone: the other measures need the model.
-fn items_of(model: &Answers, kept: impl Fn(usize) -> bool) -> [Items; 6] {
-    let values = model.is_recalled.iter().enumerate().filter(|(i, _)| kept(*i)).filter_map(|(_, one)| *one);
+fn items_of(model: &Answers, kept: &[bool]) -> [Items; 6] {
+    let values = model.is_recalled.iter().zip(kept).filter(|(_, kept)| **kept).filter_map(|(one, _)| *one);
     let of_ex: Items = values.map(|is_recalled| (if is_recalled { 1.0 } else { 0.0 }, 1.0)).unzip();
     RecallMeasure::ALL.map(|measure| if measure == RecallMeasure::Ex { of_ex.clone() } else { Items::default() })
-}
-
-fn rows(models: &[Answers], asked: &[Asked<'_>], kept: &[bool]) -> Vec<ForgetModelRow> {
-    let items: Vec<[Items; 6]> = models.iter().map(|model| items_of(model, |i| kept[i])).collect();
-    let kinds: BTreeSet<&str> = asked.iter().zip(kept).filter(|(_, kept)| **kept).map(|(one, _)| one.kind).collect();
-    let value = |items: &[Items; 6]| measured(RecallMeasure::Ex, &items[0]).map(|row| row.value);
-    let row = |(i, model): (usize, &Answers)| {
-        let of_kind = |kind: &str| TypeRow {
-            entity_type: kind.to_owned(),
-            measures: measured(RecallMeasure::Ex, &items_of(model, |i| kept[i] && asked[i].kind == kind)[0])
-                .into_iter()
-                .collect(),
-        };
-        ForgetModelRow {
-            name: model.model.clone(),
-            step: model.step,
-            tokens: None,
-            window: None,
-            steps: vec![model.step],
-            measures: measured(RecallMeasure::Ex, &items[i][0]).into_iter().collect(),
-            types: if kinds.len() > 1 { kinds.iter().map(|kind| of_kind(kind)).collect() } else { Vec::new() },
-            retention: value(&items[i]).zip(value(&items[0])).map(|(own, first)| own / first).filter(|x| x.is_finite()),
-            since_first: if i == 0 { Vec::new() } else { paired(&items[0], &items[i]) },
-            over_newest: Vec::new(),
-            items: vec![ItemRow {
-                measure: RecallMeasure::Ex.name().to_owned(),
-                numerators: items[i][0].0.clone(),
-                denominators: items[i][0].1.clone(),
-            }],
-        }
-    };
-    models.iter().enumerate().map(row).collect()
 }

@@ -68,7 +68,7 @@ pub struct ForgetRecord {
 }
 
 /// A model and its scores.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ForgetModelRow {
     /// What tables call it.
     pub name: String,
@@ -186,7 +186,19 @@ pub fn score_models(
         None => vec![true; prepared.probes().len()],
         Some(path) => kept_by(&scores.pop().unwrap_or_default(), path)?,
     };
-    let models = rows(models, &scores, &prepared, &kept);
+    let row = |model: &ForgetModel| ForgetModelRow {
+        name: model.name.clone(),
+        step: model.step,
+        tokens: model.output.sources.iter().find(|one| one.step == model.step).and_then(|one| one.tokens),
+        window: model.window.clone(),
+        steps: model.output.sources.iter().map(|source| source.step).collect(),
+        ..ForgetModelRow::default()
+    };
+    let mut models: Vec<ForgetModelRow> = models.iter().map(row).collect();
+    let kinds: Vec<&str> = prepared.probes().iter().map(|probe| probe.kind.as_str()).collect();
+    complete_rows(&mut models, (&kinds, &kept), &|i, kept| {
+        RecallMeasure::ALL.map(|measure| scores[i].items(measure, &prepared, kept))
+    });
     let seconds = cx.host.elapsed_seconds() - began;
     let cost = CostRow { seconds, ..scorer.cost };
     let record = new_record(probes, options.tokens, &kept);
@@ -254,82 +266,69 @@ impl Scorer<'_> {
 }
 
 /// Types of the entities that count, each with the entities of it; nothing where all have one type.
-fn types_of(prepared: &PreparedProbes, kept: &[bool]) -> Vec<(String, Vec<bool>)> {
-    let probes = || prepared.probes().iter().zip(kept);
-    let names: BTreeSet<&str> = probes().filter(|(_, kept)| **kept).map(|(probe, _)| probe.kind.as_str()).collect();
-    let of_type = |name: &str| probes().map(|(probe, kept)| *kept && probe.kind == name).collect();
-    if names.len() < 2 { Vec::new() } else { names.into_iter().map(|name| (name.to_owned(), of_type(name))).collect() }
-}
-
-fn type_row(name: &str, scores: &RecallScores, prepared: &PreparedProbes, kept: &[bool]) -> TypeRow {
-    let measures = RecallMeasure::ALL.iter().filter(|measure| measure.is_of_entities());
-    let measures = measures.filter_map(|&one| measured(one, &scores.items(one, prepared, kept)));
-    TypeRow { entity_type: name.to_owned(), measures: measures.collect() }
+fn types_of<'a>(kinds: &[&'a str], kept: &[bool]) -> Vec<(&'a str, Vec<bool>)> {
+    let entities = || kinds.iter().zip(kept);
+    let names: BTreeSet<&str> = entities().filter(|(_, kept)| **kept).map(|(kind, _)| *kind).collect();
+    let of_type = |name: &str| entities().map(|(kind, kept)| *kept && *kind == name).collect();
+    if names.len() < 2 { Vec::new() } else { names.into_iter().map(|name| (name, of_type(name))).collect() }
 }
 
 /// Items of one measure.
 pub(super) type Items = (Vec<f64>, Vec<f64>);
 
-fn rows(
-    models: &[ForgetModel],
-    scores: &[RecallScores],
-    prepared: &PreparedProbes,
-    kept: &[bool],
-) -> Vec<ForgetModelRow> {
-    let items_of = |scores: &RecallScores| RecallMeasure::ALL.map(|measure| scores.items(measure, prepared, kept));
-    let items: Vec<[Items; 6]> = scores.iter().map(items_of).collect();
-    let types = types_of(prepared, kept);
-    let newest_of = |model: &ForgetModel| {
-        let is_newest =
-            |other: &&ForgetModel| model.window.is_some() && other.window.is_none() && other.step == model.step;
-        models.iter().find(is_newest).and_then(|other| models.iter().position(|one| one == other))
-    };
-    let row = |(i, model): (usize, &ForgetModel)| {
-        let m_ex = |i: usize| RecallMeasure::Ex.sums(&items[i][0]).value();
-        let retention = Some(m_ex(i) / m_ex(0)).filter(|share| share.is_finite());
-        ForgetModelRow {
-            name: model.name.clone(),
-            step: model.step,
-            tokens: model.output.sources.iter().find(|one| one.step == model.step).and_then(|one| one.tokens),
-            window: model.window.clone(),
-            steps: model.output.sources.iter().map(|source| source.step).collect(),
-            measures: RecallMeasure::ALL
-                .iter()
-                .zip(&items[i])
-                .filter_map(|(one, items)| measured(*one, items))
-                .collect(),
-            types: types.iter().map(|(name, kept)| type_row(name, &scores[i], prepared, kept)).collect(),
-            retention,
-            since_first: if i == 0 { Vec::new() } else { paired(&items[0], &items[i]) },
-            over_newest: newest_of(model).map_or_else(Vec::new, |newest| paired(&items[newest], &items[i])),
-            items: RecallMeasure::ALL
-                .iter()
-                .zip(&items[i])
-                .map(|(measure, (numerators, denominators))| ItemRow {
-                    measure: measure.name().to_owned(),
-                    numerators: numerators.clone(),
-                    denominators: denominators.clone(),
-                })
-                .collect(),
-        }
-    };
-    models.iter().enumerate().map(row).collect()
+/// Completes rows that have the names and steps of models. There is a type for each entity and whether it counts;
+/// `items_of` gives the items of a model over some of the entities, without any for a measure that was not taken.
+pub(super) fn complete_rows(
+    rows: &mut [ForgetModelRow],
+    (kinds, kept): (&[&str], &[bool]),
+    items_of: &dyn Fn(usize, &[bool]) -> [Items; 6],
+) {
+    let types = types_of(kinds, kept);
+    let items: Vec<[Items; 6]> = (0..rows.len()).map(|i| items_of(i, kept)).collect();
+    let checkpoints = rows.iter().enumerate().filter(|(_, row)| row.window.is_none());
+    let checkpoints: Vec<(usize, Option<u64>)> = checkpoints.map(|(i, row)| (i, row.step)).collect();
+    let m_ex = |i: usize| RecallMeasure::Ex.sums(&items[i][0]).value();
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.measures = measures(&items[i]).map(|(_, row)| row).collect();
+        let type_row = |(name, kept): &(&str, Vec<bool>)| {
+            let items = items_of(i, kept);
+            let measures = measures(&items).filter(|(measure, _)| measure.is_of_entities());
+            TypeRow { entity_type: (*name).to_owned(), measures: measures.map(|(_, row)| row).collect() }
+        };
+        row.types = types.iter().map(type_row).collect();
+        row.retention = Some(m_ex(i) / m_ex(0)).filter(|share| share.is_finite());
+        row.since_first = if i == 0 { Vec::new() } else { paired(&items[0], &items[i]) };
+        let newest = checkpoints.iter().find(|(_, step)| row.window.is_some() && *step == row.step);
+        row.over_newest = newest.map_or_else(Vec::new, |(newest, _)| paired(&items[*newest], &items[i]));
+        let taken = RecallMeasure::ALL.iter().zip(&items[i]).filter(|(_, (numerators, _))| !numerators.is_empty());
+        let item_row = |(measure, (numerators, denominators)): (&RecallMeasure, &Items)| ItemRow {
+            measure: measure.name().to_owned(),
+            numerators: numerators.clone(),
+            denominators: denominators.clone(),
+        };
+        row.items = taken.map(item_row).collect();
+    }
 }
 
-pub(super) fn measured(measure: RecallMeasure, items: &Items) -> Option<MeasureRow> {
-    let sums = measure.sums(items);
-    let value = Some(sums.value()).filter(|value| value.is_finite())?;
-    Some(MeasureRow {
-        measure: measure.name().to_owned(),
-        value,
-        standard_error: sums.standard_error(),
-        n: items.0.len(),
-        higher_is_better: measure.higher_is_better(),
-    })
+/// The measures that have a value.
+fn measures(items: &[Items; 6]) -> impl Iterator<Item = (RecallMeasure, MeasureRow)> {
+    let row = |(&measure, items): (&RecallMeasure, &Items)| {
+        let sums = measure.sums(items);
+        let value = Some(sums.value()).filter(|value| value.is_finite())?;
+        let row = MeasureRow {
+            measure: measure.name().to_owned(),
+            value,
+            standard_error: sums.standard_error(),
+            n: items.0.len(),
+            higher_is_better: measure.higher_is_better(),
+        };
+        Some((measure, row))
+    };
+    RecallMeasure::ALL.iter().zip(items).filter_map(row)
 }
 
 /// The difference of each measure that both have.
-pub(super) fn paired(from: &[Items; 6], to: &[Items; 6]) -> Vec<PairedRow> {
+fn paired(from: &[Items; 6], to: &[Items; 6]) -> Vec<PairedRow> {
     let row = |(measure, (from, to)): (&RecallMeasure, (&Items, &Items))| {
         let (from, to): (Sums<'_>, Sums<'_>) = (measure.sums(from), measure.sums(to));
         let difference = Some(to.value() - from.value()).filter(|value| value.is_finite())?;
