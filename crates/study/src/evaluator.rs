@@ -164,6 +164,12 @@ impl ModelScores {
         Self { params_digest: None, tasks: tasks.collect() }
     }
 
+    /// The first score of each task among those that are meant.
+    pub(crate) fn first_of_tasks(&self, is_meant: impl Fn(&TaskScore) -> bool) -> Vec<TaskScore> {
+        let mut known = BTreeSet::new();
+        self.tasks.iter().filter(|score| is_meant(score) && known.insert(&score.task)).cloned().collect()
+    }
+
     /// The score of one task by one measure.
     pub fn find(&self, like: &TaskScore) -> Option<&TaskScore> {
         self.tasks.iter().find(|task| task.is_like(like))

@@ -38,7 +38,22 @@ pub struct TrajectoryGeometry {
 /// `Merge` where the sources cannot be opened, compared or read.
 pub fn measure_geometry(plan: &MergePlan, cx: &RunContext<'_>) -> Result<TrajectoryGeometry, Error> {
     let (n_checkpoints, tensors) = tensor_grams(plan, cx)?;
-    Ok(TrajectoryGeometry::new(n_checkpoints, tensors.into_iter()))
+    let zero = || Gram::zero(n_checkpoints);
+    let (mut whole, mut layers, mut classes) = (zero(), BTreeMap::new(), BTreeMap::new());
+    for (name, gram) in &tensors {
+        whole.add(gram);
+        classes.entry(tensor_class_of(name)).or_insert_with(zero).add(gram);
+        if let Some(layer) = layer_of(name) {
+            layers.entry(layer).or_insert_with(zero).add(gram);
+        }
+    }
+    let windows = disjoint_windows(n_checkpoints, default_window(n_checkpoints));
+    Ok(TrajectoryGeometry {
+        points: (windows.len() >= LEAST_POINTS).then(|| describe_points(&whole, &windows)),
+        whole: describe_geometry(&whole),
+        layers: layers.into_iter().map(|(layer, gram)| (layer, describe_geometry(&gram))).collect(),
+        classes: classes.into_iter().map(|(class, gram)| (class, describe_geometry(&gram))).collect(),
+    })
 }
 
 /// The inner products of whole models, in one reading.
@@ -48,45 +63,23 @@ pub fn measure_geometry(plan: &MergePlan, cx: &RunContext<'_>) -> Result<Traject
 pub(crate) fn measure_gram(plan: &MergePlan, cx: &RunContext<'_>) -> Result<Gram, Error> {
     let (n_checkpoints, tensors) = tensor_grams(plan, cx)?;
     let mut whole = Gram::zero(n_checkpoints);
-    tensors.iter().filter_map(|(_, gram)| gram.as_ref()).for_each(|gram| whole.add(gram));
+    tensors.iter().for_each(|(_, gram)| whole.add(gram));
     Ok(whole)
 }
 
-/// Tensors by name, with their inner products if they are averaged.
-type TensorGrams = Vec<(String, Option<Gram>)>;
-
-fn tensor_grams(plan: &MergePlan, cx: &RunContext<'_>) -> Result<(usize, TensorGrams), Error> {
+/// How many checkpoints there are, and the inner products of each tensor that is averaged.
+fn tensor_grams(plan: &MergePlan, cx: &RunContext<'_>) -> Result<(usize, Vec<(String, Gram)>), Error> {
     let sources = open_sources(plan, cx)?;
     let layout = align_sources(&sources, plan, &*cx.storage)?;
     let views = layout.views(&sources);
     let refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let grams = gram(&refs, &layout, cx)?;
     let names = layout.catalog.entries().iter().map(|entry| entry.name.to_string());
-    Ok((refs.len(), names.zip(grams).collect()))
+    let averaged = names.zip(grams).filter_map(|(name, gram)| Some((name, gram?)));
+    Ok((refs.len(), averaged.collect()))
 }
 
 impl TrajectoryGeometry {
-    fn new(n_checkpoints: usize, tensors: impl Iterator<Item = (String, Option<Gram>)>) -> Self {
-        let mut whole = Gram::zero(n_checkpoints);
-        let mut layers: BTreeMap<u64, Gram> = BTreeMap::new();
-        let mut classes: BTreeMap<String, Gram> = BTreeMap::new();
-        for (name, gram) in tensors.filter_map(|(name, gram)| Some((name, gram?))) {
-            whole.add(&gram);
-            classes.entry(tensor_class_of(&name)).or_insert_with(|| Gram::zero(n_checkpoints)).add(&gram);
-            if let Some(layer) = layer_of(&name) {
-                layers.entry(layer).or_insert_with(|| Gram::zero(n_checkpoints)).add(&gram);
-            }
-        }
-        let describe = |gram: Gram| describe_geometry(&gram);
-        let windows = disjoint_windows(n_checkpoints, default_window(n_checkpoints));
-        Self {
-            points: (windows.len() >= LEAST_POINTS).then(|| describe_points(&whole, &windows)),
-            whole: describe_geometry(&whole),
-            layers: layers.into_iter().map(|(layer, gram)| (layer, describe(gram))).collect(),
-            classes: classes.into_iter().map(|(class, gram)| (class, describe(gram))).collect(),
-        }
-    }
-
     /// Which checkpoints cannot be measured, in words; `None` if all can.
     pub fn fault(&self, chosen: &[SourceRef]) -> Option<String> {
         let not_finite = self.whole.not_finite();

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::{OutputPlan, SourceRef};
@@ -11,7 +10,9 @@ use thalweg_trajectory::check_new_document;
 
 use super::curve::{CURVE, CurveRecord};
 use crate::Error;
+use crate::document::json_line;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
+use crate::forecast_items::items_of;
 use crate::record::CostRow;
 use crate::request::Resolver;
 
@@ -124,8 +125,11 @@ pub fn run_curve(
             });
         }
     }
-    write_curve(&records, &options.path, cx)?;
-    let scoring_seconds = scores.iter().map(scoring_seconds).sum();
+    let text = records.iter().map(json_line).collect::<Result<String, _>>()?;
+    publish_file(&*cx.storage, &options.path, text.as_bytes(), CURVE.file())?;
+    // A task with several measures was run once.
+    let items = scores.iter().flat_map(items_of).filter(|items| !items.is_cached);
+    let scoring_seconds = items.map(|items| items.seconds).sum();
     Ok(CurveOutcome { records, cost: CostRow { seconds, ..evaluator.cost() }, scoring_seconds })
 }
 
@@ -137,13 +141,8 @@ fn mean_of(subset: &[usize], n: usize) -> Result<Coefficients, Error> {
 
 /// The scores that are losses: the first of each task for which less is better.
 fn losses_of(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScore>, Error> {
-    let is_meant = |score: &&TaskScore| by.is_none_or(|by| score.is_called(by));
-    let mut losses: Vec<TaskScore> = Vec::new();
-    for score in scores.tasks.iter().filter(|score| !score.higher_is_better).filter(is_meant) {
-        if !losses.iter().any(|known| known.task == score.task) {
-            losses.push(score.clone());
-        }
-    }
+    let is_meant = |score: &TaskScore| !score.higher_is_better && by.is_none_or(|by| score.is_called(by));
+    let losses = scores.first_of_tasks(is_meant);
     if losses.is_empty() {
         return Err(Error::request_with_hint(
             "the suite has no loss: higher is better for all of its measures",
@@ -157,28 +156,4 @@ fn losses_of(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScore>, E
 fn size_of(curve: &ExpertCurve, cx: &RunContext<'_>) -> Result<Option<u64>, Error> {
     let Some(first) = curve.experts.first() else { return Ok(None) };
     Ok(Some(cx.pool.open(&first.path, &thalweg_checkpoint::ReadOptions::default())?.catalog().n_params()))
-}
-
-fn scoring_seconds(scores: &ModelScores) -> f64 {
-    let mut last = None;
-    let mut seconds = 0.0;
-    for items in scores.tasks.iter().filter_map(|score| score.items.as_ref()).filter(|items| !items.is_cached) {
-        // A task with several measures was run once.
-        let task = std::sync::Arc::as_ptr(items);
-        if last != Some(task) {
-            seconds += items.seconds;
-        }
-        last = Some(task);
-    }
-    seconds
-}
-
-fn write_curve(records: &[CurveRecord], path: &Path, cx: &RunContext<'_>) -> Result<(), Error> {
-    let line = |record: &CurveRecord| {
-        // Numbers and texts only: this cannot fail.
-        let value: Value = serde_json::to_value(record).unwrap_or_default();
-        format!("{value}\n")
-    };
-    let text: String = records.iter().map(line).collect();
-    Ok(publish_file(&*cx.storage, path, text.as_bytes(), CURVE.file())?)
 }

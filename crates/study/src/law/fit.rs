@@ -234,8 +234,8 @@ pub fn fit_merge_law(curve: &Curve, question: &LawQuestion) -> Result<MergeLaw, 
         law.b_interval_95 = drawn.interval(|one| one.b());
         law.bootstrap = Some(drawn.row.clone());
     }
-    law.predictions = predictions(&fit, (groups, drawn.as_ref()), (pool, refusal.as_deref()), &question.predict);
-    law.three_point = three_points(groups, question)?;
+    law.predictions = predictions(&fit, (&law.points, drawn.as_ref()), (pool, refusal.as_deref()), &question.predict);
+    law.three_point = three_points(&law.points, question)?;
     if refusal.is_none() {
         add_outlook(&mut law, question, pool);
     }
@@ -469,15 +469,13 @@ fn refusal_of(fit: &Fitted) -> Option<String> {
 
 fn predictions(
     fit: &Fitted,
-    (groups, drawn): (&[Group<'_>], Option<&Drawn>),
+    (points, drawn): (&[LevelRow], Option<&Drawn>),
     (pool, refusal): (Option<u32>, Option<&str>),
     predict: &[u32],
 ) -> Vec<PredictionRow> {
-    let measured_k = || groups.iter().map(|group| group.k);
-    let (first, last) = (measured_k().min().unwrap_or(0), measured_k().max().unwrap_or(0));
+    let (first, last) = (points.first().map_or(0, |point| point.k), points.last().map_or(0, |point| point.k));
     let row = |&k: &u32| {
-        let group = groups.iter().find(|group| group.k == k);
-        let measured = group.map(|group| mean(&group.units.iter().map(|unit| unit.macro_loss()).collect::<Vec<_>>()));
+        let measured = points.iter().find(|point| point.k == k).map(|point| point.loss);
         let is_outside = k < first || k > last;
         if let Some(refusal) = refusal.filter(|_| is_outside) {
             let reason = Some(format!("outside k = {first} to {last}, and {refusal}"));
@@ -493,9 +491,8 @@ fn predictions(
 }
 
 /// The three points of the closed form: those asked for, else k, 2k and 4k, else the first three.
-fn three_points(groups: &[Group<'_>], question: &LawQuestion) -> Result<Option<ThreePointRow>, Error> {
-    let known: Vec<(u32, f64)> =
-        groups.iter().zip(levels_of(groups, Unit::macro_loss).losses).map(|(group, loss)| (group.k, loss)).collect();
+fn three_points(measured: &[LevelRow], question: &LawQuestion) -> Result<Option<ThreePointRow>, Error> {
+    let known: Vec<(u32, f64)> = measured.iter().map(|point| (point.k, point.loss)).collect();
     let has = |k: u32| known.iter().any(|(known, _)| *known == k);
     if let Some(points) = question.points {
         let is_ascending = points[0] < points[1] && points[1] < points[2];

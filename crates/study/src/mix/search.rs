@@ -1,6 +1,6 @@
 //! Searches mixtures by merging components in memory, scoring each merge, and fitting a predictor in rounds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -171,7 +171,7 @@ pub fn search_mixtures(
     let mut search = Search { points: &points, space, evaluator, trials: Vec::new(), tasks: Vec::new(), n_done: 0 };
     search.run(&mut options)?;
     let fits = search.fits();
-    let region = search.region(&fits, &options)?;
+    let region = search.best_of_pool(&fits, &options, REGION_SHARE)?;
     let models = search.compare(&region, &mut options)?;
     let predictor = search.tasks.iter().zip(&fits).filter_map(|(task, fit)| {
         let fit = fit.as_ref()?;
@@ -314,10 +314,6 @@ impl Search<'_> {
         Ok(order.into_iter().take(POOL / share).map(|i| pool[i].clone()).collect())
     }
 
-    fn region(&self, fits: &[Option<QuadraticFit>], options: &SearchOptions<'_>) -> Result<Vec<Mixture>, Error> {
-        self.best_of_pool(fits, options, REGION_SHARE)
-    }
-
     /// The region's mean, uniform, the best single component and the best mixture that was sampled, all scored.
     fn compare(&mut self, region: &[Mixture], options: &mut SearchOptions<'_>) -> Result<Vec<MixRegion>, Error> {
         let n = self.space.names().len();
@@ -393,14 +389,7 @@ impl Search<'_> {
 
 /// The scores that count: the named ones, or the first of each task.
 fn counted_scores(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScore>, Error> {
-    let mut known = BTreeSet::new();
-    let mut counted = Vec::new();
-    for task in &scores.tasks {
-        let is_meant = by.is_none_or(|by| task.is_called(by));
-        if is_meant && known.insert(task.task.clone()) {
-            counted.push(task.clone());
-        }
-    }
+    let counted = scores.first_of_tasks(|task| by.is_none_or(|by| task.is_called(by)));
     match counted.is_empty() {
         true => Err(Error::request("the suite has no score to search by")),
         false => Ok(counted),

@@ -85,15 +85,11 @@ pub(super) fn score_end(
     let (mut found, mut baseline) = (EndScores::default(), None::<ModelScores>);
     for (name, n_checkpoints, ModelToScore { path, scheme, end_step, steps, digest }) in models {
         let is_raw = scheme == RAW_SCHEME;
-        let scores = match evaluator.score_checkpoint(&path) {
-            Ok(scores) => scores,
-            Err(error) if is_raw && is_gone(&error) => continue,
-            Err(error) if error.is_interrupt() || error.is_late() => return Err(error),
-            Err(error) => {
-                found.failed.push(UnscoredModel { name, digest, end_step, error });
-                continue;
-            }
-        };
+        let scores = evaluator.score_checkpoint(&path);
+        if is_raw && scores.as_ref().is_err_and(is_gone) {
+            continue;
+        }
+        let Some(scores) = found.unless_failed(scores, (&name, digest.as_ref(), end_step))? else { continue };
         let rows = scores.rows(baseline.as_ref());
         let blank = WatchRow::scored(end_step, unix_seconds());
         found.rows.push(WatchRow { name, scheme, n_checkpoints, steps, digest, scores: rows, ..blank });
@@ -117,34 +113,36 @@ fn look_ahead(
     let end_step = job.end_step;
     for path in &job.annealed {
         let name = path.display().to_string();
-        let row = evaluator.score_checkpoint(path);
-        let row = row.map(|scores| annealed_row(name.clone(), end_step, &scores, unix_seconds()));
-        found.take(row, (name, None, end_step))?;
+        if let Some(scores) = found.unless_failed(evaluator.score_checkpoint(path), (&name, None, end_step))? {
+            found.rows.push(annealed_row(name, end_step, &scores, unix_seconds()));
+        }
     }
     if let Some(forecast) = &job.forecast {
-        let row = forecast_end(forecast, end_step, evaluator, unix_seconds()).map(|(row, items)| {
+        let row = forecast_end(forecast, end_step, evaluator, unix_seconds());
+        let of_forecast = (&*forecast_name(end_step), forecast.digest.as_ref(), end_step);
+        if let Some((row, items)) = found.unless_failed(row, of_forecast)? {
+            found.rows.push(row);
             found.items = items;
-            row
-        });
-        found.take(row, (forecast_name(end_step), forecast.digest.clone(), end_step))?;
+        }
     }
     Ok(())
 }
 
 impl EndScores {
-    fn take(
+    /// What was found; nothing where it failed, which is kept in mind.
+    fn unless_failed<T>(
         &mut self,
-        row: Result<WatchRow, Error>,
-        (name, digest, end_step): (String, Option<String>, u64),
-    ) -> Result<(), Error> {
-        match row {
-            Ok(row) => self.rows.push(row),
-            Err(error) if error.is_interrupt() || error.is_late() => return Err(error),
-            Err(error) => {
+        found: Result<T, Error>,
+        (name, digest, end_step): (&str, Option<&String>, u64),
+    ) -> Result<Option<T>, Error> {
+        match found {
+            Err(error) if !error.is_interrupt() && !error.is_late() => {
+                let (name, digest) = (name.to_owned(), digest.cloned());
                 self.failed.push(UnscoredModel { name, digest, end_step, error });
+                Ok(None)
             }
+            found => found.map(Some),
         }
-        Ok(())
     }
 }
 
