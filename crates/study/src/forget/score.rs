@@ -171,17 +171,10 @@ pub fn score_models(
     let config = ModelConfig::from_json(config)?;
     let tokenizer = TokenizerFiles::find(&*cx.storage, options.tokenizer.as_deref(), &checkpoint, &like)?.open()?;
     let prepared = PreparedProbes::new(probes, &tokenizer, &config, options.tokens, &like)?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.limits.n_threads.get()).build();
-    let pool = pool.map_err(Error::Threads)?;
-    let mut scorer = Scorer { config, prepared: &prepared, pool, cx, eval, cost: CostRow::default() };
     let mut all = models.to_vec();
     let recalled_by = options.recalled_by.as_deref().map(|path| resolver.named_model(path)).transpose()?;
     all.extend(recalled_by);
-    let mut n_done = 0;
-    let mut scores = scorer.score(&all, &mut |name| {
-        n_done += 1;
-        (options.on_score)(n_done, name);
-    })?;
+    let (mut scores, cost) = recall_all(&all, (&config, &prepared), (cx, eval), options.on_score)?;
     let kept = match &options.recalled_by {
         None => vec![true; prepared.probes().len()],
         Some(path) => kept_by(&scores.pop().unwrap_or_default(), path)?,
@@ -199,8 +192,7 @@ pub fn score_models(
     complete_rows(&mut models, (&kinds, &kept), &|i, kept| {
         RecallMeasure::ALL.map(|measure| scores[i].items(measure, &prepared, kept))
     });
-    let seconds = cx.host.elapsed_seconds() - began;
-    let cost = CostRow { seconds, ..scorer.cost };
+    let cost = CostRow { seconds: cx.host.elapsed_seconds() - began, ..cost };
     let record = new_record(probes, options.tokens, &kept);
     Ok(ForgetRecord { recalled_by: options.recalled_by, models, cost, ..record })
 }
@@ -235,34 +227,30 @@ fn kept_by(scores: &RecallScores, path: &Path) -> Result<Vec<bool>, Error> {
     ))
 }
 
-/// What scoring needs.
-struct Scorer<'a> {
-    config: ModelConfig,
-    prepared: &'a PreparedProbes,
-    pool: rayon::ThreadPool,
-    cx: &'a RunContext<'a>,
-    eval: &'a EvalContext<'a>,
-    cost: CostRow,
-}
-
-impl Scorer<'_> {
-    fn score(&mut self, models: &[ForgetModel], on_score: &mut dyn FnMut(&str)) -> Result<Vec<RecallScores>, Error> {
-        let (mut scores, mut spare) = (Vec::new(), Vec::new());
-        for together in models.chunks(n_models_together(&self.config, self.eval.memory_bytes)) {
-            let outputs: Vec<_> = together.iter().map(|model| model.output.clone()).collect();
-            let (loaded, n_bytes) = merge_models(&outputs, &self.config, &mut spare, self.cx)?;
-            self.cost.bytes_read += n_bytes;
-            for (model, loaded) in together.iter().zip(loaded) {
-                let subject = self.pool.install(|| Subject::from_model(Path::new(&model.name), loaded))?;
-                scores.push(self.pool.install(|| score_recall(self.prepared, &subject, self.eval))?);
-                spare.push(subject.into_model().into_params());
-                self.cost.n_evaluations += 1;
-                self.cost.n_tokens += self.prepared.n_tokens();
-                on_score(&model.name);
-            }
+/// What each model recalls, and what that took.
+fn recall_all(
+    models: &[ForgetModel],
+    (config, prepared): (&ModelConfig, &PreparedProbes),
+    (cx, eval): (&RunContext<'_>, &EvalContext<'_>),
+    on_score: &mut dyn FnMut(usize, &str),
+) -> Result<(Vec<RecallScores>, CostRow), Error> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.limits.n_threads.get()).build();
+    let pool = pool.map_err(Error::Threads)?;
+    let (mut scores, mut spare, mut cost) = (Vec::new(), Vec::new(), CostRow::default());
+    for together in models.chunks(n_models_together(config, eval.memory_bytes)) {
+        let outputs: Vec<_> = together.iter().map(|model| model.output.clone()).collect();
+        let (loaded, n_bytes) = merge_models(&outputs, config, &mut spare, cx)?;
+        cost.bytes_read += n_bytes;
+        for (model, loaded) in together.iter().zip(loaded) {
+            let subject = pool.install(|| Subject::from_model(Path::new(&model.name), loaded))?;
+            scores.push(pool.install(|| score_recall(prepared, &subject, eval))?);
+            spare.push(subject.into_model().into_params());
+            cost.n_evaluations += 1;
+            cost.n_tokens += prepared.n_tokens();
+            on_score(scores.len(), &model.name);
         }
-        Ok(scores)
     }
+    Ok((scores, cost))
 }
 
 /// Types of the entities that count, each with the entities of it; nothing where all have one type.

@@ -107,15 +107,26 @@ pub fn check_components(
         let length = (gram.relative(i, i) * gram.relative(j, j)).sqrt();
         (length > 0.0).then(|| gram.relative(i, j) / length)
     };
-    let mut sizer = Sizer::new(request, (resolver, cx))?;
+    let path = &request.base.path;
+    let checkpoint = cx.pool.open(path, &ReadOptions::default())?;
+    let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
+    let config = ModelConfig::from_json(config)?;
+    let mut bytes_read = 0;
+    let mut load = |source: &SourceRef| -> Result<Model, Error> {
+        let output = resolver.unwritten("component", std::slice::from_ref(source), &Coefficients::new([1], 1)?);
+        let (mut models, n_bytes) = merge_models(&[output], &config, &mut Vec::new(), cx)?;
+        bytes_read += n_bytes;
+        models.pop().ok_or(Error::Bug { what: "one output is one model" })
+    };
+    let base = load(&request.base)?;
     let mut components = Vec::new();
     for (i, one) in request.components.iter().enumerate() {
-        let (size, size_by_class) = sizer.size(&one.source)?;
+        let (size, size_by_class) = size_of(&load(&one.source)?, &base);
         let others = request.components.iter().enumerate().filter(|(j, _)| *j != i);
         let cosines = others.map(|(j, other)| (other.name.clone(), cosine(i, j))).collect();
         components.push(ComponentRow { name: one.name.clone(), size, size_by_class, cosines });
     }
-    let mut cost = CostRow { bytes_read: sizer.bytes_read, ..CostRow::default() };
+    let mut cost = CostRow { bytes_read, ..CostRow::default() };
     let mut midpoints = Vec::new();
     if let Some(evaluator) = evaluator {
         midpoints = score_midpoints(request, evaluator, resolver)?;
@@ -127,54 +138,21 @@ pub fn check_components(
     Ok(CheckOutcome { verdict, reasons, components, midpoints, cost })
 }
 
-/// Compares one model after another with the base.
-struct Sizer<'a> {
-    base: Model,
-    config: ModelConfig,
-    bytes_read: u64,
-    resolver: &'a Resolver<'a>,
-    cx: &'a RunContext<'a>,
-}
-
-impl<'a> Sizer<'a> {
-    fn new(request: &CheckRequest, (resolver, cx): (&'a Resolver<'a>, &'a RunContext<'a>)) -> Result<Self, Error> {
-        let path = &request.base.path;
-        let checkpoint = cx.pool.open(path, &ReadOptions::default())?;
-        let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
-        let config = ModelConfig::from_json(config)?;
-        let (base, bytes_read) = load(&request.base, &config, (resolver, cx))?;
-        Ok(Self { base, config, bytes_read, resolver, cx })
-    }
-
-    /// The size of a delta, whole and by class of tensors.
-    fn size(&mut self, source: &SourceRef) -> Result<(f64, BTreeMap<String, f64>), Error> {
-        let (model, n_bytes) = load(source, &self.config, (self.resolver, self.cx))?;
-        self.bytes_read += n_bytes;
-        let mut sums: BTreeMap<String, [f64; 2]> = BTreeMap::new();
-        for spec in model.layout().specs() {
-            let sum = sums.entry(tensor_class_of(&spec.name)).or_default();
-            let pairs = model.params()[spec.range.clone()].iter().zip(&self.base.params()[spec.range.clone()]);
-            for (own, base) in pairs {
-                let (own, base) = (f64::from(*own), f64::from(*base));
-                sum[0] += (own - base).abs();
-                sum[1] += own.abs() + base.abs();
-            }
+/// The size of a delta, whole and by class of tensors.
+fn size_of(model: &Model, base: &Model) -> (f64, BTreeMap<String, f64>) {
+    let mut sums: BTreeMap<String, [f64; 2]> = BTreeMap::new();
+    for spec in model.layout().specs() {
+        let sum = sums.entry(tensor_class_of(&spec.name)).or_default();
+        let pairs = model.params()[spec.range.clone()].iter().zip(&base.params()[spec.range.clone()]);
+        for (own, base) in pairs {
+            let (own, base) = (f64::from(*own), f64::from(*base));
+            sum[0] += (own - base).abs();
+            sum[1] += own.abs() + base.abs();
         }
-        let share = |[delta, both]: [f64; 2]| if both > 0.0 { delta / both } else { 0.0 };
-        let whole = sums.values().fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
-        Ok((share(whole), sums.into_iter().map(|(class, sum)| (class, share(sum))).collect()))
     }
-}
-
-fn load(
-    source: &SourceRef,
-    config: &ModelConfig,
-    (resolver, cx): (&Resolver<'_>, &RunContext<'_>),
-) -> Result<(Model, u64), Error> {
-    let output = resolver.unwritten("component", std::slice::from_ref(source), &Coefficients::new([1], 1)?);
-    let (models, n_bytes) = merge_models(&[output], config, &mut Vec::new(), cx)?;
-    let model = models.into_iter().next().ok_or(Error::Bug { what: "one output is one model" })?;
-    Ok((model, n_bytes))
+    let share = |[delta, both]: [f64; 2]| if both > 0.0 { delta / both } else { 0.0 };
+    let whole = sums.values().fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
+    (share(whole), sums.into_iter().map(|(class, sum)| (class, share(sum))).collect())
 }
 
 fn score_midpoints(
