@@ -2,9 +2,9 @@
 # datasets 5.2.0: `with_format("numpy")` gives float32 arrays of a float64 column.
 #
 # Expected: the column's own type, as for a NumPy array taken from Arrow or pandas; only "torch" and "jax" have a float32 default.
-# Observed: all floats become float32, and integers int64. A time of 2026 in seconds moves by up to 64 seconds, so steps logged each second have
-# equal times, and sums of losses differ in the eighth digit. float16 is widened. The column's type still says float64. Give the type:
-# `with_format("numpy", dtype=np.float64)` (which turns the integers into floats). The script fails when this changes.
+# Observed: all floats become float32, and integers int64. A time of 2026 in seconds moves by up to 64 seconds, so steps logged each
+# second have equal times, and sums of losses differ in the eighth digit. float16 is widened. The column's type still says float64.
+# Give the type: `with_format("numpy", dtype=np.float64)` (which turns the integers into floats). The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,10 +2,9 @@
 # torch 2.15.0: `torch.distributed.checkpoint` restores tensors under integer keys, but puts numbers beside them, under strings.
 #
 # Expected: {"seen": {0: 100, 1: 250}} is restored into a state of the same keys, as `torch.load` gives it.
-# Observed: the keys are turned into strings to name the entries. A tensor is copied into the one that is there, so all is well. Any
+# Observed: the keys are turned into strings to name the entries. A tensor is copied into the one that is there, so it is right. Any
 # other value is set by its name: the loaded state is {0: 0, 1: 0, "0": 100, "1": 250}, without a warning. Counts per data source or
-# per rank thus start over, and an optimizer that numbers its parameters and counts its steps in a Python number does too.
-# The script fails when this changes.
+# per rank thus start over, and so does the step of an optimizer that counts it in a Python number. The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,7 +4,7 @@
 # Expected: a new token gets an id that is free: the gap, or the one after the largest.
 # Observed: ids of added tokens start at the number of tokens. In a vocabulary {a: 0, b: 1, c: 3, e: 4}, as after removing a token, the
 # first one gets 4, which is "e". Both names have this id from then on, "e" is decoded as the added token, and a saved and loaded
-# tokenizer is the same. A padding token that is added so shares the embedding of a word, without a warning.
+# tokenizer is the same. A padding token that is added this way shares the embedding of a word, without a warning.
 # The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
