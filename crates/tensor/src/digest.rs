@@ -136,7 +136,7 @@ impl SubtreeHasher {
                 }
                 State::Blake3(hasher)
             }
-            DigestKind::Xxh3 => State::Xxh3(Box::new(Xxh3::new())),
+            DigestKind::Xxh3 => State::Xxh3(Box::default()),
         };
         Self { state, is_whole_tensor }
     }
@@ -227,7 +227,7 @@ impl ListHasher {
     pub fn new(kind: DigestKind) -> Self {
         let state = match kind {
             DigestKind::Blake3 => State::Blake3(Box::default()),
-            DigestKind::Xxh3 => State::Xxh3(Box::new(Xxh3::new())),
+            DigestKind::Xxh3 => State::Xxh3(Box::default()),
         };
         Self { kind, state }
     }
