@@ -67,7 +67,7 @@ impl<'a> World<'a> {
         // Else a limit of file sizes (`ulimit -f`) would end the program without a word; now the write fails.
         signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map_err(Error::Signal)?;
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let asked = global.threads.unwrap_or(available);
+        let asked = global.threads.and_then(NonZeroUsize::new).unwrap_or(available);
         let n_threads = limit_threads(asked, available);
         if asked > n_threads {
             messages.note(format!("`--threads {asked}` is limited to {n_threads}: more threads would not be faster"));

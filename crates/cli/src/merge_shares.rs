@@ -38,18 +38,16 @@ pub(crate) fn run_share(
         ShardChoice::Given(share) => share,
         ShardChoice::Auto(count) => share_of_environment(count, &|name| std::env::var(name).ok())?,
     };
-    let run = world.context(work.execution.memory.0);
+    let run = world.context(work.execution.memory);
     let outcomes = execute_share(plan, share, execute_options(work.execution), &run)?;
-    world.messages.json(&share_document(share, &outcomes, &*world.storage));
     let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
     text.push_str(&next_step(work, share, &outcomes));
-    world.messages.text(&text);
-    Ok(Outcome::Done)
+    Ok(world.answer(&share_document(share, &outcomes, &*world.storage), &text))
 }
 
 /// Publishes a plan whose shares are done.
 pub(crate) fn run_finish(work: &SharedWork<'_>, plan: &MergePlan, world: &World<'_>) -> Result<Outcome, Error> {
-    let run = world.context(work.execution.memory.0);
+    let run = world.context(work.execution.memory);
     let kind = "thalweg-merge-finish";
     match finish_shares(plan, execute_options(work.execution), &run)? {
         Finished::Merged { outcomes, count } => {

@@ -29,7 +29,7 @@ pub(crate) fn execute_options(args: &ExecutionArgs) -> ExecuteOptions {
 
 /// Executes a plan with the user's limits.
 pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
-    Ok(execute_merge(plan, execute_options(args), &world.context(args.memory.0))?)
+    Ok(execute_merge(plan, execute_options(args), &world.context(args.memory))?)
 }
 
 /// Reads a plan that `plan -o` wrote.

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>) -> Result<Outcome, Error>
     let request = FetchRequest {
         repository: args.repository.clone(),
         revisions: args.revisions.clone(),
-        selection: (&args.selection).into(),
+        selection: args.selection.clone(),
         checkpoint_pattern: args.checkpoint_pattern.clone(),
         code: args.code,
     };

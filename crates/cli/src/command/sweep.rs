@@ -21,14 +21,14 @@ use crate::planned::show_plan;
 
 pub(crate) fn run(args: &SweepArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
-    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
+    let trajectory = resolver.open_run(&args.run_path, &args.run.options)?;
     let sweep = resolver.sweep(&request(args), &trajectory).map_err(with_counts)?;
     let is_scored = args.scoring.is_given();
     if !is_scored {
         check_unscored(args)?;
     }
     if let Some(budget) = args.budget_bytes {
-        sweep.check_budget(budget.0, &world.context(args.execution.memory.0))?;
+        sweep.check_budget(budget, &world.context(args.execution.memory))?;
     }
     let is_shared = args.shares.shard.is_some() || args.shares.finish;
     if is_scored && is_shared {
@@ -42,8 +42,7 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>) -> Result<Outcome, Error>
     }
     let plan = sweep.plan()?;
     if args.dry_run {
-        show_plan(&plan, args.execution.memory.0, world)?;
-        return Ok(Outcome::Done);
+        return show_plan(&plan, args.execution.memory, world);
     }
     if let Some(first) = sweep.trials.first() {
         check_place(&*world.storage, &args.out.join(&first.name))?;
@@ -95,12 +94,12 @@ fn with_counts(error: thalweg_study::Error) -> Error {
 fn request(args: &SweepArgs) -> SweepRequest {
     SweepRequest {
         counts: args.counts.clone(),
-        interval_steps: args.interval_steps.iter().map(|steps| steps.0).collect(),
-        interval_tokens: args.interval_tokens.iter().map(|tokens| tokens.0).collect(),
+        interval_steps: args.interval_steps.clone(),
+        interval_tokens: args.interval_tokens.clone(),
         schemes: args.schemes.clone(),
         ends: args.ends.clone(),
         raws: args.raws,
-        output: (&args.output).into(),
+        output: args.output.clone(),
         folder: args.out.clone(),
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>) -> Result<Outcome, 
     let resolver = world.resolver();
     let request = ForgetRequest {
         inputs: args.inputs.clone(),
-        run: (&args.run).into(),
+        run: args.run.options.clone(),
         windows: args.windows.clone(),
         ends: args.ends.clone(),
     };

@@ -37,6 +37,6 @@ fn components(texts: &[String], run: &RunArgs, resolver: &Resolver<'_>) -> Resul
 /// A checkpoint that was named.
 fn source(path: &Path, run: &RunArgs, resolver: &Resolver<'_>) -> Result<SourceRef, Error> {
     let model = GivenModel { path: path.to_owned(), coefficient: None };
-    let found = resolver.equal_models(&[model], &run.into())?.into_iter().next();
+    let found = resolver.equal_models(&[model], &run.options)?.into_iter().next();
     found.ok_or_else(|| Error::usage(format!("`{}` is not a checkpoint", path.display())))
 }
