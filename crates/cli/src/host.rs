@@ -200,18 +200,3 @@ pub(crate) fn command_line() -> String {
     let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
     format!("thalweg {}", words.join(" "))
 }
-
-/// The command as it was typed, without these options with values and these flags.
-pub(crate) fn command_without(options: &[&str], flags: &[&str]) -> String {
-    let mut words = vec!["thalweg".to_owned()];
-    let mut typed = std::env::args_os().skip(1);
-    while let Some(word) = typed.next() {
-        let word = word.to_string_lossy();
-        if options.contains(&&*word) {
-            typed.next();
-        } else if !flags.contains(&&*word) && !options.iter().any(|option| word.starts_with(&format!("{option}="))) {
-            words.push(thalweg_tensor::shell_word(&word));
-        }
-    }
-    words.join(" ")
-}

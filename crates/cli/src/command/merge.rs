@@ -14,7 +14,7 @@ use crate::command::Outcome;
 use crate::command::merge_against::{check_target, compare};
 use crate::error::Error;
 use crate::host::World;
-use crate::merge_shares::{SharedWork, merge_command, run_finish, run_share};
+use crate::merge_shares::{run_finish, run_share};
 use crate::merged::{describe, document, execute, execute_options, next_steps, read_plan};
 use crate::options::{show_bytes, show_figures};
 use crate::planned::show_plan;
@@ -38,12 +38,11 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>) -> Result<Outcome, Error>
         Some(old) => find_append(old, args, world)?,
         None => find_plan(args, world)?,
     };
-    let work = || SharedWork { execution: &args.execution, command: merge_command(args) };
     if let Some(choice) = args.shares.shard {
-        return run_share(&work(), (choice, &plan), world);
+        return run_share(&args.execution, (choice, &plan), world);
     }
     if args.shares.finish {
-        return run_finish(&work(), &plan, world);
+        return run_finish(&args.execution, &plan, world);
     }
     let options = execute_options(&args.execution);
     let cx = world.context(args.execution.memory);

@@ -14,8 +14,8 @@ use thalweg_tensor::counted;
 use crate::args::SweepArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::{World, command_without};
-use crate::merge_shares::{SharedWork, run_finish, run_share};
+use crate::host::World;
+use crate::merge_shares::{run_finish, run_share};
 use crate::merged::execute;
 use crate::planned::show_plan;
 
@@ -48,13 +48,11 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>) -> Result<Outcome, Error>
         check_place(&*world.storage, &args.out.join(&first.name))?;
     }
     world.storage.create_folder(&args.out)?;
-    let work =
-        || SharedWork { execution: &args.execution, command: command_without(&["--shard"], &["--finish", "--json"]) };
     if let Some(choice) = args.shares.shard {
-        return run_share(&work(), (choice, &plan), world);
+        return run_share(&args.execution, (choice, &plan), world);
     }
     if args.shares.finish {
-        return run_finish(&work(), &plan, world);
+        return run_finish(&args.execution, &plan, world);
     }
     let outcomes = execute(&plan, &args.execution, world)?;
     world.answer(&document(&sweep.trials, &outcomes), &table(&args.out, &sweep.trials, &outcomes));
