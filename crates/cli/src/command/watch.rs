@@ -41,8 +41,11 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>) -> Result<Outcome, Error>
     let suites = open_suites(&args.scoring, None, world)?;
     let resolver = world.resolver();
     let cx = world.context(args.execution.memory);
-    // A run that does not exist yet may begin later.
-    let run = if args.once { resolver.find(&args.run_path)? } else { find_or_wait(args, &resolver) };
+    let run = match resolver.find(&args.run_path) {
+        // A run that does not exist yet may begin later.
+        Err(_) if !args.once => args.run_path.clone(),
+        found => found?,
+    };
     let request = request(args, run, suite_rows(&args.scoring, &suites), (&resolver, world))?;
     let mut watcher = Watcher::open(request, execute_options(&args.execution), &resolver, &cx)?;
     let quiet = world.quiet_context(args.execution.memory);
@@ -199,11 +202,6 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
         (Some(command), None) => check_command(command),
         (None, _) => Ok(()),
     }
-}
-
-/// The run's folder, or where it will be.
-fn find_or_wait(args: &WatchArgs, resolver: &Resolver<'_>) -> PathBuf {
-    resolver.find(&args.run_path).unwrap_or_else(|_| args.run_path.clone())
 }
 
 /// Says what happened, as text and as lines of JSON.
