@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 use thalweg_study::law::{CurveOptions, CurveOutcome, ExpertCurve, SubsetChoice, choose_subsets, run_curve};
-use thalweg_study::request::{GivenModel, Resolver, Selection};
+use thalweg_study::request::{Resolver, Selection};
 use thalweg_tensor::counted;
 
 use crate::args::LawCurveArgs;
@@ -55,8 +55,7 @@ fn of_experts(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurv
     let parse = |text: &String| resolver.parse_model(text);
     let models = args.models.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let experts = resolver.equal_models(&models, run)?;
-    let base = args.base.iter().map(|path| GivenModel { path: path.clone(), coefficient: None });
-    let base = resolver.equal_models(&base.collect::<Vec<_>>(), run)?.into_iter().next();
+    let base = args.base.as_ref().map(|path| resolver.lone_model(path, run)).transpose()?;
     let choice = match args.subsets {
         Some(most) => SubsetChoice::AtMost(most),
         None if experts.len() <= MAX_FOR_ALL => SubsetChoice::All,

@@ -103,8 +103,7 @@ impl Resolver<'_> {
         let mut coefficients = given.unwrap_or_else(|| vec![default; experts.len()]);
         let mut sources = Vec::new();
         if let Some(base) = &options.base {
-            let model = GivenModel { path: base.clone(), coefficient: None };
-            sources.extend(choose_models(&[model], &request.run, SourceOrder::Given, self)?.0);
+            sources.push(self.lone_model(base, &request.run)?);
             coefficients.insert(0, Ratio::from_integer(0));
         } else if !kind.works_without_base() {
             return Err(Error::request_with_hint(

@@ -230,6 +230,15 @@ pub(super) fn choose_models(
 }
 
 impl Resolver<'_> {
+    /// A model that was named by itself.
+    ///
+    /// # Errors
+    /// `Request` for what is said about a run; those of finding checkpoints.
+    pub fn lone_model(&self, path: &Path, run: &RunOptions) -> Result<SourceRef, Error> {
+        run.refuse_for_checkpoints()?;
+        Ok(given_checkpoint(path, run.name_pattern()?.as_ref(), self)?.0)
+    }
+
     /// Models that were named one by one and count alike, in the order given.
     ///
     /// # Errors
