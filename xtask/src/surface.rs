@@ -23,7 +23,9 @@ pub(crate) fn wide_comments(content: &str) -> Vec<String> {
 
 /// Flags of the command line that no test of it names.
 fn check_flags(root: &Path) -> Result<Vec<String>, String> {
-    let arguments = sources_below(&root.join("crates/cli/src"), |name| name.contains("/args"))?;
+    let mut arguments = sources_below(&root.join("crates/cli/src"), |name| name.contains("/args"))?;
+    // The options that requests have too.
+    arguments.extend(sources_below(&root.join("crates/study/src/request"), |_| true)?);
     let tests = sources_below(&root.join("crates/cli/tests"), |_| true)?;
     let tests: Vec<String> = tests.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
     let mut faults = Vec::new();
@@ -57,8 +59,8 @@ fn flags_of(content: &str) -> Vec<Flag> {
     for part in content.split("#[arg(").skip(1) {
         let Some((attribute, rest)) = part.split_once(")]\n") else { continue };
         let items: Vec<&str> = attribute.split(',').map(str::trim).collect();
-        let field = rest.lines().find_map(|line| line.trim().strip_prefix("pub(crate) ")).unwrap_or_default();
-        let field = field.split(':').next().unwrap_or_default();
+        let field = rest.lines().find_map(|line| line.trim().strip_prefix("pub")).unwrap_or_default();
+        let field = field.trim_start_matches("(crate)").split(':').next().unwrap_or_default().trim();
         let quoted = |item: &str, key: &str| {
             let value = item.strip_prefix(key)?.trim_start().strip_prefix('=')?.trim();
             Some(value.trim_matches(|c| c == '"' || c == '\'').to_owned())
@@ -123,7 +125,7 @@ mod tests {
     #[test]
     fn flags_are_read_from_their_attributes() {
         let content = "#[arg(short, long, alias = \"output\")]\n    pub(crate) out_dir: PathBuf,\n\
-                       #[arg(short = 'm', long = \"model\")]\n    pub(crate) models: Vec<String>,\n\
+                       #[arg(short = 'm', long = \"model\")]\n    pub models: Vec<String>,\n\
                        #[arg(value_name = \"RUN\")]\n    pub(crate) run: PathBuf,\n";
         let flag = |long: &str, short| Flag { long: long.to_owned(), short: Some(short) };
         assert_eq!(flags_of(content), [flag("out-dir", 'o'), flag("model", 'm')]);

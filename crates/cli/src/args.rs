@@ -5,7 +5,6 @@ mod eval;
 mod extrapolate;
 mod fetch;
 mod forget;
-mod format;
 mod generate;
 mod help;
 mod launch;
@@ -13,20 +12,22 @@ mod law;
 mod merge;
 mod mix;
 mod parse;
-mod rule;
 mod serve;
 mod study;
 mod watch;
+mod words;
 
-use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use thalweg_checkpoint::Params;
 use thalweg_merge::context::DEFAULT_MEMORY;
-use thalweg_merge::output_format::{OptimizerPolicy, RequestedFormat};
-use thalweg_merge::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use thalweg_merge::output_format::RequestedFormat;
+use thalweg_study::request::{
+    FileOptions, HuggingFaceOptions, OutputOptions, RuleOptions, RunOptions, SchemeOptions, Selection, format, one_of,
+    parse_bytes, parse_positive, parse_whole, word,
+};
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::clean::CleanArgs;
@@ -37,7 +38,6 @@ pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetReplayArgs, ForgetScoreArgs,
     ProbeTokensArgs,
 };
-use self::format::{one_of, word};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 use self::help::COMMON;
 pub(crate) use self::help::program;
@@ -46,11 +46,9 @@ pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice, SharesArgs};
 pub(crate) use self::mix::{MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs};
 pub(crate) use self::parse::{lacking_options, parse_arguments};
-pub(crate) use self::rule::RuleArgs;
 pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
 pub(crate) use self::study::{AnnealArgs, ForecastArgs, InitArgs, RecoverArgs, ScoringArgs, SweepArgs};
 pub(crate) use self::watch::{ServePort, WatchArgs};
-use crate::options::{ByteSize, Count, parse_positive, parse_whole};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
 #[derive(Debug, Parser)]
@@ -159,13 +157,13 @@ pub(crate) struct GlobalArgs {
     #[arg(short, long, global = true, help_heading = COMMON, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
     /// Worker threads [default: all cores]
-    #[arg(long, short = 'j', global = true, help_heading = COMMON, value_name = "N", value_parser = parse_positive::<NonZeroUsize>)]
-    pub(crate) threads: Option<NonZeroUsize>,
+    #[arg(long, short = 'j', global = true, help_heading = COMMON, value_name = "N", value_parser = parse_positive::<usize>)]
+    pub(crate) threads: Option<usize>,
     /// Colour of messages
     #[arg(long, global = true, help_heading = COMMON, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub(crate) color: ColorChoice,
     /// Instruction set of the kernels, for measurements: results do not depend on it
-    #[arg(long, global = true, help_heading = COMMON, value_parser = format::simd(), hide = true)]
+    #[arg(long, global = true, help_heading = COMMON, value_parser = words::simd(), hide = true)]
     pub(crate) simd: Option<Simd>,
 }
 
@@ -194,181 +192,13 @@ pub(crate) struct ReadArgs {
     pub(crate) rename: Option<PathBuf>,
 }
 
-/// What the user says about a run.
+/// What the user says about a run, and how its checkpoints are read.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
-#[command(next_help_heading = "About the run")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
-    /// Tokens consumed by one optimizer step, if neither names nor logs say
-    #[arg(long, value_name = "T")]
-    pub(crate) tokens_per_step: Option<Count>,
-    /// Step log: JSON lines, CSV, trainer_state.json, console output, TensorBoard event files or a folder of them; give
-    /// it once for each restart
-    #[arg(long, value_name = "PATH")]
-    pub(crate) log: Vec<PathBuf>,
-    /// Columns of the log by name, such as loss=my_loss,step=iter
-    #[arg(long, value_name = "NAME=COLUMN,...", value_delimiter = ',')]
-    pub(crate) log_columns: Vec<String>,
-    /// Steps between two losses of a log that has no steps, such as dictionaries printed by Trainer
-    #[arg(long, value_name = "N", value_parser = parse_positive::<NonZeroU64>)]
-    pub(crate) log_every: Option<NonZeroU64>,
-    /// First and last step of the stable phase, where the log has no learning rate
-    #[arg(long, value_name = "FROM..TO")]
-    pub(crate) stable: Option<String>,
-    /// Which names are checkpoints, such as step{step}-unsharded; {step} is the step, * matches anything
-    #[arg(long, value_name = "PATTERN")]
-    pub(crate) checkpoint_pattern: Option<String>,
-}
-
-/// Which checkpoints of a run.
-#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
-#[command(next_help_heading = "Selection of checkpoints")]
-pub(crate) struct SelectionArgs {
-    /// The newest N finished checkpoints
-    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
-    pub(crate) last: Option<usize>,
-    /// N checkpoints, with --interval-steps or --interval-tokens
-    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
-    pub(crate) count: Option<usize>,
-    /// Steps between neighbours
-    #[arg(long, value_name = "V", conflicts_with = "interval_tokens")]
-    pub(crate) interval_steps: Option<Count>,
-    /// Tokens between neighbours
-    #[arg(long, value_name = "V")]
-    pub(crate) interval_tokens: Option<Count>,
-    /// All checkpoints of the last D steps, including the one D steps before the end
-    #[arg(long, value_name = "D", conflicts_with = "duration_tokens")]
-    pub(crate) duration_steps: Option<Count>,
-    /// All checkpoints of the last D tokens, including the one D tokens before the end
-    #[arg(long, value_name = "D")]
-    pub(crate) duration_tokens: Option<Count>,
-    /// End at this step [default: the newest]
-    #[arg(long, value_name = "S", conflicts_with = "end_tokens")]
-    pub(crate) end_step: Option<Count>,
-    /// End at this many tokens
-    #[arg(long, value_name = "T")]
-    pub(crate) end_tokens: Option<Count>,
-    /// Start at this step
-    #[arg(long, value_name = "S")]
-    pub(crate) from_step: Option<Count>,
-    /// Up to this step
-    #[arg(long, value_name = "S")]
-    pub(crate) to_step: Option<Count>,
-    /// Every K-th checkpoint, counting back from the newest
-    #[arg(long, value_name = "K", value_parser = parse_positive::<NonZeroUsize>)]
-    pub(crate) every: Option<NonZeroUsize>,
-    /// Exactly these steps
-    #[arg(long, value_name = "S,S,...", value_delimiter = ',')]
-    pub(crate) steps: Vec<Count>,
-}
-
-/// How the checkpoints are weighed.
-#[derive(Debug, Args, Clone, PartialEq, Eq)]
-#[command(next_help_heading = "Scheme")]
-pub(crate) struct SchemeArgs {
-    /// sma, wma, ema, ema-normalised, decay:linear, decay:cosine, decay:1-sqrt, power-ema, custom [default: sma]
-    #[arg(long, value_name = "SCHEME")]
-    pub(crate) scheme: Option<String>,
-    /// EMA: share of the newest checkpoint
-    #[arg(long, value_name = "A")]
-    pub(crate) alpha: Option<String>,
-    /// Decay schemes: learning rate at the end, as a share of the peak
-    #[arg(long, value_name = "F")]
-    pub(crate) floor: Option<String>,
-    /// Power EMA: relative width of the profile
-    #[arg(long, value_name = "S")]
-    pub(crate) sigma_rel: Option<String>,
-    /// Custom: coefficients, oldest first
-    #[arg(long, value_name = "C,C,...", value_delimiter = ',', allow_hyphen_values = true)]
-    pub(crate) coefficients: Vec<String>,
-    /// Reconstruct a power EMA from snapshots of online averages: twice or more
-    #[arg(long, value_name = "SIGMA=RUN")]
-    pub(crate) from_averages: Vec<String>,
-    /// as-is: checkpoints by step if all have one; given: in the order given, equally spaced; reverse
-    /// or scramble:SEED: coefficients on the wrong checkpoints, for experiments [default: as-is]
-    #[arg(long, value_name = "ORDER")]
-    pub(crate) order: Option<String>,
-    /// Divide hand-given coefficients by their exact sum
-    #[arg(long)]
-    pub(crate) normalize: bool,
-    /// Use hand-given coefficients as they are, even if they do not sum to 1, which scales the model
-    #[arg(long, conflicts_with = "normalize")]
-    pub(crate) allow_sum: bool,
-}
-
-/// How the files of an output are written.
-#[derive(Debug, Args, Clone, PartialEq, Eq)]
-#[command(next_help_heading = "Output")]
-pub(crate) struct FileArgs {
-    /// Element type of floating tensors, also by the names float32, fp32, float, bfloat16, float16, fp16 and half; any
-    /// but same also reads FP8 weights with block scales as the values that they stand for
-    #[arg(long, value_parser = format::dtype(), default_value = "same", ignore_case = true)]
-    pub(crate) dtype: OutputDtype,
-    /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) out_shard_size: Option<ByteSize>,
-    /// Leave out tensors of this name; `*` matches anything; repeatable
-    #[arg(long, value_name = "NAME")]
-    pub(crate) drop: Vec<String>,
-    /// Also copy code beside the tensors (`*.py`)
-    #[arg(long)]
-    pub(crate) code: bool,
-    /// Hash of inputs and outputs; with none, verify compares sizes and headers only
-    #[arg(long, value_parser = one_of(["blake3", "xxh3", "none"], word::<DigestChoice>), default_value = "blake3")]
-    pub(crate) digest: DigestChoice,
-    /// Write no README.md
-    #[arg(long)]
-    pub(crate) no_model_card: bool,
-}
-
-/// Whether an output gets Hugging Face names.
-#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
-#[command(next_help_heading = "Output")]
-pub(crate) struct HuggingFaceArgs {
-    /// Write a Llama of torchtitan as Hugging Face's: names, the order of the rows of queries and keys, `config.json`.
-    /// `--rename` applies before it, `--drop` after it
-    #[arg(long)]
-    pub(crate) to_huggingface: bool,
-    /// Folder with the model's `config.json` and tokenizer, which are copied: for checkpoints without, such as FSDP's
-    /// [default: what is beside the tensors]
-    #[arg(long, alias = "hf-assets-path", value_name = "DIR")]
-    pub(crate) hf_assets: Option<PathBuf>,
-}
-
-/// What the output is like.
-#[derive(Debug, Args, Clone, PartialEq, Eq)]
-#[command(next_help_heading = "Output")]
-pub(crate) struct OutputArgs {
     #[command(flatten)]
-    pub(crate) files: FileArgs,
-    /// Format of the output; same is that of the newest checkpoint and keeps its other files, so that its
-    /// trainer can resume from the output [default: same where it can be written, else safetensors]
-    #[arg(long, value_parser = format::format())]
-    pub(crate) format: Option<RequestedFormat>,
-    /// State of the optimizer and of the training run: left out, taken from the newest checkpoint, or taken from
-    /// it with the optimizer's moments averaged [default: newest where the output has its files]
-    #[arg(long, value_parser = one_of(["drop", "newest", "average"], word::<OptimizerPolicy>))]
-    pub(crate) optimizer: Option<OptimizerPolicy>,
-    /// What to do with integers and booleans that differ
-    #[arg(long, value_parser = one_of(["error", "newest"], word::<NonFloatPolicy>), default_value = "error")]
-    pub(crate) non_float: NonFloatPolicy,
-    /// How to merge routers and expert biases of a mixture of experts
-    #[arg(long, value_parser = one_of(["average", "newest"], word::<RouterPolicy>), default_value = "average")]
-    pub(crate) router: RouterPolicy,
-    /// Waive a difference between configs or tokenizers, for these values only; the error shows the option to copy;
-    /// repeatable
-    #[arg(long, value_name = "KEY=VALUE,VALUE")]
-    pub(crate) allow_config: Vec<String>,
-    /// Take tensors of this name from the newest checkpoint (with --rule, the base); `*` matches anything; repeatable
-    #[arg(long, value_name = "NAME")]
-    pub(crate) take_newest: Vec<String>,
-    /// Merge NaN and infinities by IEEE rules instead of refusing them
-    #[arg(long)]
-    pub(crate) allow_non_finite: bool,
-    /// Whose config and tokenizer to copy: newest, or one of the checkpoints
-    #[arg(long, value_name = "newest|CKPT", default_value = "newest")]
-    pub(crate) side_files_from: String,
+    pub(crate) options: RunOptions,
 }
 
 /// How a merge is carried out.
@@ -376,8 +206,8 @@ pub(crate) struct OutputArgs {
 #[command(next_help_heading = "Execution")]
 pub(crate) struct ExecutionArgs {
     /// Upper limit of resident memory
-    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
-    pub(crate) memory: ByteSize,
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = DEFAULT_MEMORY)]
+    pub(crate) memory: u64,
     /// Replace an output that a merge wrote and that holds nothing else, once its successor is durable
     #[arg(long)]
     pub(crate) force: bool,
@@ -398,17 +228,17 @@ pub(crate) struct SourceArgs {
     #[arg(short = 'm', long = "model", value_name = "CKPT[:COEF]", help_heading = "Selection of checkpoints")]
     pub(crate) models: Vec<String>,
     #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
+    pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
-    pub(crate) scheme: SchemeArgs,
+    pub(crate) scheme: SchemeOptions,
     #[command(flatten)]
-    pub(crate) rule: RuleArgs,
+    pub(crate) rule: RuleOptions,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: OutputOptions,
     #[command(flatten)]
-    pub(crate) huggingface: HuggingFaceArgs,
+    pub(crate) huggingface: HuggingFaceOptions,
 }
 
 #[derive(Debug, Args)]
@@ -447,15 +277,15 @@ pub(crate) struct ConvertArgs {
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
     /// Format of the new checkpoint; same keeps all other files of the source too
-    #[arg(long, value_parser = format::format(), default_value = "safetensors")]
+    #[arg(long, value_parser = format(), default_value = "safetensors")]
     pub(crate) format: RequestedFormat,
     /// Write one file, however large
     #[arg(long, conflicts_with = "out_shard_size")]
     pub(crate) consolidate: bool,
     #[command(flatten)]
-    pub(crate) files: FileArgs,
+    pub(crate) files: FileOptions,
     #[command(flatten)]
-    pub(crate) huggingface: HuggingFaceArgs,
+    pub(crate) huggingface: HuggingFaceOptions,
     /// Print what would be done and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -536,8 +366,8 @@ pub(crate) struct DiffArgs {
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
     /// Upper limit of resident memory
-    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
-    pub(crate) memory: ByteSize,
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = DEFAULT_MEMORY)]
+    pub(crate) memory: u64,
 }
 
 #[derive(Debug, Args)]
@@ -546,7 +376,7 @@ pub(crate) struct ExplainArgs {
     #[arg(value_name = "RUN|CKPT...", required = true)]
     pub(crate) inputs: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
+    pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Draw the trajectory here
@@ -556,6 +386,6 @@ pub(crate) struct ExplainArgs {
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Upper limit of resident memory
-    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
-    pub(crate) memory: ByteSize,
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = DEFAULT_MEMORY)]
+    pub(crate) memory: u64,
 }

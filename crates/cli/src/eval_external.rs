@@ -41,8 +41,7 @@ pub(crate) fn run(
     for (path, found) in paths.iter().zip(&all) {
         tell_refused(path, found, world.messages);
     }
-    tell_results(paths, &all, world.messages);
-    Ok(Outcome::Done)
+    Ok(tell_results(paths, &all, world))
 }
 
 /// # Errors

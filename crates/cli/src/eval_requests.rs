@@ -9,7 +9,7 @@ mod merges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -76,13 +76,13 @@ pub(crate) struct OpenRequests {
 }
 
 impl OpenRequests {
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<PathBuf, Instant>)) {
-        change(&mut self.since.lock().unwrap_or_else(PoisonError::into_inner));
+    fn since(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What they wait for; `None` where there are none.
     pub(crate) fn describe(&self, storage: &dyn Storage) -> Option<String> {
-        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let since = self.since().clone();
         let longest = since.values().map(|since| since.elapsed().as_secs()).max()?;
         let n_begun = since.keys().filter(|folder| storage.file_info(&folder.join(LOG_NAME)).is_ok()).count();
         let folder = since.keys().next()?.parent()?.display();
@@ -306,18 +306,14 @@ impl Evaluator for RequestEvaluator<'_> {
 impl RequestEvaluator<'_> {
     /// Notes that a request is waited for.
     fn note_open(&self, folder: &Path) {
-        self.open.change(|since| {
-            since.entry(folder.to_owned()).or_insert_with(Instant::now);
-        });
+        self.open.since().entry(folder.to_owned()).or_insert_with(Instant::now);
     }
 
     /// The scores of the model at `path`, once the worker has written them.
     fn take(&mut self, path: &Path, folder: &Path) -> Result<ModelScores, thalweg_study::Error> {
         let results = self.wait(folder);
         if !results.as_ref().is_err_and(thalweg_study::Error::is_late) {
-            self.open.change(|since| {
-                since.remove(folder);
-            });
+            self.open.since().remove(folder);
         }
         let results = results?;
         tell_refused(path, &results, self.world.messages);

@@ -26,11 +26,11 @@ pub(crate) fn run(paths: &[PathBuf], card: Option<&Path>, world: &World<'_>) -> 
         (Some(model), Some(last)) => Some(write_hub_results(&*world.storage, model, last)?),
         _ => None,
     };
-    tell_results(paths, &all, world.messages);
+    let outcome = tell_results(paths, &all, world);
     if let Some(path) = written {
         world.note(format!("the results are in `{}` for the Hugging Face Hub", path.display()));
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 fn open(path: &Path, world: &World<'_>) -> Result<ExternalResults, Error> {
@@ -54,12 +54,11 @@ pub(crate) fn tell_refused(path: &Path, found: &ExternalResults, messages: &Mess
 }
 
 /// Prints the scores of each, and the gains of all others over the first.
-pub(crate) fn tell_results(paths: &[PathBuf], all: &[ExternalResults], messages: &Messages) {
-    let Some((first, others)) = all.split_first() else { return };
+pub(crate) fn tell_results(paths: &[PathBuf], all: &[ExternalResults], world: &World<'_>) -> Outcome {
+    let Some((first, others)) = all.split_first() else { return Outcome::Done };
     let mut compared: Vec<Vec<ExternalComparison>> = others.iter().map(|other| compare_results(first, other)).collect();
     adjust_results(&mut compared.iter_mut().flatten().collect::<Vec<_>>());
-    messages.json(&document(paths, all, &compared));
-    messages.text(&text(paths, all, &compared));
+    world.answer(&document(paths, all, &compared), &text(paths, all, &compared))
 }
 
 fn document(paths: &[PathBuf], all: &[ExternalResults], compared: &[Vec<ExternalComparison>]) -> Value {

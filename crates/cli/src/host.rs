@@ -67,7 +67,7 @@ impl<'a> World<'a> {
         // Else a limit of file sizes (`ulimit -f`) would end the program without a word; now the write fails.
         signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map_err(Error::Signal)?;
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let asked = global.threads.unwrap_or(available);
+        let asked = global.threads.and_then(NonZeroUsize::new).unwrap_or(available);
         let n_threads = limit_threads(asked, available);
         if asked > n_threads {
             messages.note(format!("`--threads {asked}` is limited to {n_threads}: more threads would not be faster"));
@@ -199,19 +199,4 @@ pub(crate) fn command_line() -> String {
     let word = |word: std::ffi::OsString| thalweg_tensor::shell_word(&word.to_string_lossy());
     let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
     format!("thalweg {}", words.join(" "))
-}
-
-/// The command as it was typed, without these options with values and these flags.
-pub(crate) fn command_without(options: &[&str], flags: &[&str]) -> String {
-    let mut words = vec!["thalweg".to_owned()];
-    let mut typed = std::env::args_os().skip(1);
-    while let Some(word) = typed.next() {
-        let word = word.to_string_lossy();
-        if options.contains(&&*word) {
-            typed.next();
-        } else if !flags.contains(&&*word) && !options.iter().any(|option| word.starts_with(&format!("{option}="))) {
-            words.push(thalweg_tensor::shell_word(&word));
-        }
-    }
-    words.join(" ")
 }

@@ -9,9 +9,9 @@ use thalweg_merge::share::{
     Finished, MissingShares, Share, ShareOutcome, ShareState, array_expression, execute_share, finish_shares,
 };
 use thalweg_storage::Storage;
-use thalweg_tensor::part_of_are;
+use thalweg_tensor::{part_of_are, shell_word};
 
-use crate::args::{ExecutionArgs, MergeArgs, ShardChoice};
+use crate::args::{ExecutionArgs, ShardChoice};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
@@ -20,17 +20,9 @@ use crate::messages::with_fields;
 use crate::options::show_bytes;
 use crate::share_env::share_of_environment;
 
-/// What the processes of one plan have in common.
-pub(crate) struct SharedWork<'a> {
-    /// How each is carried out.
-    pub(crate) execution: &'a ExecutionArgs,
-    /// The command without the share, for messages.
-    pub(crate) command: String,
-}
-
 /// Does one share of a plan.
 pub(crate) fn run_share(
-    work: &SharedWork<'_>,
+    execution: &ExecutionArgs,
     (choice, plan): (ShardChoice, &MergePlan),
     world: &World<'_>,
 ) -> Result<Outcome, Error> {
@@ -38,20 +30,18 @@ pub(crate) fn run_share(
         ShardChoice::Given(share) => share,
         ShardChoice::Auto(count) => share_of_environment(count, &|name| std::env::var(name).ok())?,
     };
-    let run = world.context(work.execution.memory.0);
-    let outcomes = execute_share(plan, share, execute_options(work.execution), &run)?;
-    world.messages.json(&share_document(share, &outcomes, &*world.storage));
+    let run = world.context(execution.memory);
+    let outcomes = execute_share(plan, share, execute_options(execution), &run)?;
     let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
-    text.push_str(&next_step(work, share, &outcomes));
-    world.messages.text(&text);
-    Ok(Outcome::Done)
+    text.push_str(&next_step(share, &outcomes));
+    Ok(world.answer(&share_document(share, &outcomes, &*world.storage), &text))
 }
 
 /// Publishes a plan whose shares are done.
-pub(crate) fn run_finish(work: &SharedWork<'_>, plan: &MergePlan, world: &World<'_>) -> Result<Outcome, Error> {
-    let run = world.context(work.execution.memory.0);
+pub(crate) fn run_finish(execution: &ExecutionArgs, plan: &MergePlan, world: &World<'_>) -> Result<Outcome, Error> {
+    let run = world.context(execution.memory);
     let kind = "thalweg-merge-finish";
-    match finish_shares(plan, execute_options(work.execution), &run)? {
+    match finish_shares(plan, execute_options(execution), &run)? {
         Finished::Merged { outcomes, count } => {
             let mut document = document(kind, plan, &outcomes);
             add_shares(&mut document, count, &[]);
@@ -64,7 +54,7 @@ pub(crate) fn run_finish(work: &SharedWork<'_>, plan: &MergePlan, world: &World<
             document["incomplete"] = missing.outputs.iter().map(row).collect();
             world.messages.json(&document);
             let n_outputs = plan.outputs.len();
-            Err(shares_missing(work, &missing, n_outputs))
+            Err(shares_missing(&missing, n_outputs))
         }
     }
 }
@@ -129,13 +119,13 @@ fn describe_share(share: Share, outcome: &ShareOutcome) -> String {
     }
 }
 
-fn next_step(work: &SharedWork<'_>, share: Share, outcomes: &[ShareOutcome]) -> String {
+fn next_step(share: Share, outcomes: &[ShareOutcome]) -> String {
     if outcomes.iter().all(|outcome| outcome.state == ShareState::Published) {
         return String::new();
     }
     let missing = missing_of(outcomes);
     match missing.len() {
-        0 => format!("next: all shares are done; `{} --finish` publishes\n", work.command),
+        0 => format!("next: all shares are done; `{} --finish` publishes\n", shared_command()),
         n => {
             let are_missing = part_of_are(n, share.count(), "share");
             format!("next: {are_missing} missing: {}\n", array_expression(&missing))
@@ -143,28 +133,26 @@ fn next_step(work: &SharedWork<'_>, share: Share, outcomes: &[ShareOutcome]) -> 
     }
 }
 
-/// `merge` with what every share and the last step must have in common.
-pub(crate) fn merge_command(args: &MergeArgs) -> String {
-    let word = |path: &std::path::Path| thalweg_tensor::shell_path(path);
-    let mut text = "thalweg merge".to_owned();
-    if let Some(plan) = &args.plan {
-        text.push_str(&format!(" --plan {}", word(plan)));
-    }
-    if let Some(out) = &args.out {
-        text.push_str(&format!(" -o {}", word(out)));
-    }
-    for (is_set, flag) in [(args.allow_changed, " --allow-changed"), (args.execution.force, " --force")] {
-        if is_set {
-            text.push_str(flag);
+/// The command as it was typed, without what this process alone was asked.
+fn shared_command() -> String {
+    const OWN_FLAGS: [&str; 3] = ["--finish", "--discard-partial", "--json"];
+    let mut words = vec!["thalweg".to_owned()];
+    let mut typed = std::env::args_os().skip(1);
+    while let Some(word) = typed.next() {
+        let word = word.to_string_lossy();
+        if word == "--shard" {
+            typed.next();
+        } else if !OWN_FLAGS.contains(&&*word) && !word.starts_with("--shard=") {
+            words.push(shell_word(&word));
         }
     }
-    text
+    words.join(" ")
 }
 
-fn shares_missing(work: &SharedWork<'_>, missing: &MissingShares, n_outputs: usize) -> Error {
+fn shares_missing(missing: &MissingShares, n_outputs: usize) -> Error {
     /// Outputs that a message lists.
     const MAX_LISTED: usize = 8;
-    let (command, count, expression) = (&work.command, missing.count, missing.array_expression());
+    let (command, count, expression) = (shared_command(), missing.count, missing.array_expression());
     let what = match &*missing.missing {
         [one] => format!("share {one} of {count} is missing"),
         many => format!("{} of {count} shares are missing: {expression}", many.len()),

@@ -29,7 +29,7 @@ pub(crate) fn execute_options(args: &ExecutionArgs) -> ExecuteOptions {
 
 /// Executes a plan with the user's limits.
 pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
-    Ok(execute_merge(plan, execute_options(args), &world.context(args.memory.0))?)
+    Ok(execute_merge(plan, execute_options(args), &world.context(args.memory))?)
 }
 
 /// Reads a plan that `plan -o` wrote.
@@ -148,7 +148,7 @@ pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
     // Where an earlier run read everything, this one has no rate.
     let rate = match read_now {
         0 => String::new(),
-        n_bytes => format!(" ({})", show_rate(bytes_per_second(n_bytes, receipt.seconds))),
+        n_bytes => format!(" ({})", show_rate(n_bytes as f64 / receipt.seconds.max(1e-9))),
     };
     let _ = writeln!(
         text,
@@ -169,8 +169,4 @@ fn describe_comparison(compared: Compared) -> String {
         ComparedBy::Times => "sizes and times",
     };
     format!("compared: {} of the output, {} of the sources", words(compared.output), words(compared.sources))
-}
-
-fn bytes_per_second(n_bytes: u64, seconds: f64) -> f64 {
-    n_bytes as f64 / seconds.max(1e-9)
 }

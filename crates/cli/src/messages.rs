@@ -207,13 +207,17 @@ impl Messages {
 
 /// A result as a document of a kind: its own keys, after `kind` and `version`.
 pub(crate) fn document_of(kind: &str, result: &impl Serialize) -> Value {
-    with_fields(json!({"kind": kind, "version": 1}), result)
+    with_fields(Value::from_iter([("kind", json!(kind)), ("version", json!(1))]), result)
 }
 
 /// A document with the fields of `more` after its own.
-pub(crate) fn with_fields(mut document: Value, more: &impl Serialize) -> Value {
-    if let (Some(document), Ok(Value::Object(rest))) = (document.as_object_mut(), serde_json::to_value(more)) {
-        document.extend(rest);
+pub(crate) fn with_fields(document: Value, more: &impl Serialize) -> Value {
+    with_values(document, serde_json::to_value(more).unwrap_or_default())
+}
+
+fn with_values(mut document: Value, more: Value) -> Value {
+    if let (Value::Object(document), Value::Object(more)) = (&mut document, more) {
+        document.extend(more);
     }
     document
 }

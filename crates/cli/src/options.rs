@@ -1,22 +1,12 @@
 //! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB; gains with their intervals.
 
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use thalweg_study::record::{CostRow, GainRow};
 pub(crate) use thalweg_tensor::show_size as show_bytes;
-use thalweg_tensor::{parse_count, parse_size};
 
 use crate::error::Error;
-
-/// A whole number in the forms that people write: `500`, `2K`, `1.5M`, `4e9`, `8B`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Count(pub(crate) u64);
-
-/// A size in bytes: `5GB` (decimal), `5GiB` (binary), `5000000`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ByteSize(pub(crate) u64);
 
 /// A length of time: `30s`, `5m`, `2h`, or seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,38 +22,6 @@ impl FromStr for Seconds {
         let parsed = number.trim().parse::<f64>().ok().map(|number| number * seconds);
         let parsed = parsed.filter(|seconds| *seconds > 0.0 && *seconds <= 1e9);
         parsed.map(Self).ok_or_else(|| format!("`{text}` is not a length of time; write 30s, 5m or 2h"))
-    }
-}
-
-impl FromStr for Count {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        parse_count(text).map(Self).map_err(|reason| format!("`{text}`: {reason}, such as 2000, 2K, 4e9 or 8B"))
-    }
-}
-
-/// A count that is not a number of steps or tokens, in the same forms.
-pub(crate) fn parse_whole<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
-    let Count(count) = text.parse()?;
-    T::try_from(count).map_err(|_| format!("`{text}` is too large"))
-}
-
-/// As [`parse_whole`], above zero.
-pub(crate) fn parse_positive<T: TryFrom<NonZeroU64>>(text: &str) -> Result<T, String> {
-    let Count(count) = text.parse()?;
-    let count = NonZeroU64::new(count).ok_or_else(|| format!("`{text}` is not above zero"))?;
-    T::try_from(count).map_err(|_| format!("`{text}` is too large"))
-}
-
-impl FromStr for ByteSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match parse_size(text) {
-            Ok(0) | Err(_) => Err(format!("`{text}` is not a size; write 5GB, 5GiB or a number of bytes above zero")),
-            Ok(n_bytes) => Ok(Self(n_bytes)),
-        }
     }
 }
 

@@ -31,20 +31,12 @@ impl Pace {
         let left = self.total.saturating_sub(self.done) as f64 / rate;
         // Before the first byte the rate is 0, and the time left is unknown.
         let left = if left.is_finite() { format!(", {left:.0} s left") } else { String::new() };
-        match self.unit {
-            PaceUnit::Bytes => {
-                let [done, total] = [self.done, self.total].map(show_bytes);
-                format!("{done} of {total}, {}{left}", show_pace(rate))
-            }
-            PaceUnit::Network => {
-                let [done, total] = [self.done, self.total].map(show_bytes);
-                format!("{done} of {total}, {}{left}", show_network_rate(rate))
-            }
-            PaceUnit::Tokens => {
-                let [done, total] = [self.done, self.total].map(show_count);
-                format!("{done} of {total} tokens, {rate:.0} tokens/s{left}")
-            }
-        }
+        let (show, noun, rate): (fn(u64) -> String, &str, String) = match self.unit {
+            PaceUnit::Bytes => (show_bytes, "", show_pace(rate)),
+            PaceUnit::Network => (show_bytes, "", show_network_rate(rate)),
+            PaceUnit::Tokens => (show_count, " tokens", format!("{rate:.0} tokens/s")),
+        };
+        format!("{} of {}{noun}, {rate}{left}", show(self.done), show(self.total))
     }
 }
 

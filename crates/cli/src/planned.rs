@@ -13,6 +13,7 @@ use thalweg_merge::side_files::side_file_notes;
 use thalweg_study::text::or_dash;
 use thalweg_tensor::counted;
 
+use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::from_here;
@@ -22,7 +23,7 @@ use crate::options::{show_bytes, show_count};
 const MAX_ROWS: usize = 24;
 
 /// Checks the plan against the headers of its sources and prints it.
-pub(crate) fn show_plan(plan: &MergePlan, memory_bytes: u64, world: &World<'_>) -> Result<(), Error> {
+pub(crate) fn show_plan(plan: &MergePlan, memory_bytes: u64, world: &World<'_>) -> Result<Outcome, Error> {
     let run = world.context(memory_bytes);
     let sources = open_sources(plan, &run)?;
     let layout = align_sources(&sources, plan, &*run.storage)?;
@@ -35,10 +36,7 @@ pub(crate) fn show_plan(plan: &MergePlan, memory_bytes: u64, world: &World<'_>) 
     }
     place_notes(plan, &*world.storage).iter().for_each(|note| world.note(note));
     let estimate = estimate_merge(plan, &sources, &layout, &run)?;
-    if world.messages.wants_json() {
-        let document = serde_json::to_value(plan).map_err(|error| Error::usage(error.to_string()))?;
-        world.messages.json(&document);
-    }
+    let document = serde_json::to_value(plan).map_err(|error| Error::usage(error.to_string()))?;
     let mut text = String::new();
     for output in &plan.outputs {
         describe_output(&mut text, output);
@@ -47,8 +45,7 @@ pub(crate) fn show_plan(plan: &MergePlan, memory_bytes: u64, world: &World<'_>) 
         let _infallible = describe_format(output, &sources, kept.as_ref()).map(|line| writeln!(text, "{line}"));
     }
     describe_work(&mut text, &layout, &estimate, world);
-    world.messages.text(&text);
-    Ok(())
+    Ok(world.answer(&document, &text))
 }
 
 fn describe_output(text: &mut String, output: &OutputPlan) {

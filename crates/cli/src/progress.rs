@@ -21,17 +21,11 @@ pub(crate) struct CliProgress<'a> {
     done: AtomicU64,
 }
 
-/// What is under way, and in what it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Activity {
-    /// Bytes.
-    Bytes(Stage),
-    /// Tokens through a model.
-    Scoring,
-}
-
 struct State {
-    activity: Activity,
+    /// What is under way.
+    verb: &'static str,
+    /// In what it is counted.
+    unit: PaceUnit,
     total: u64,
     /// Done by an earlier run.
     resumed: u64,
@@ -39,18 +33,13 @@ struct State {
 }
 
 impl State {
-    fn new(activity: Activity, total: u64) -> Self {
-        Self { activity, total, resumed: 0, began: Instant::now() }
+    fn new(verb: &'static str, unit: PaceUnit, total: u64) -> Self {
+        Self { verb, unit, total, resumed: 0, began: Instant::now() }
     }
 
     fn pace(&self, done: u64) -> Pace {
-        let unit = match self.activity {
-            Activity::Scoring => PaceUnit::Tokens,
-            Activity::Bytes(Stage::Fetch) => PaceUnit::Network,
-            Activity::Bytes(_) => PaceUnit::Bytes,
-        };
         let seconds = self.began.elapsed().as_secs_f64();
-        Pace { unit, total: self.total, resumed: self.resumed, done, seconds }
+        Pace { unit: self.unit, total: self.total, resumed: self.resumed, done, seconds }
     }
 }
 
@@ -59,13 +48,13 @@ const FIRST_REPORT: Duration = Duration::from_millis(1500);
 
 impl<'a> CliProgress<'a> {
     pub(crate) fn new(messages: &'a Messages) -> Self {
-        let state = Mutex::new(State::new(Activity::Bytes(Stage::Merge), 0));
+        let state = Mutex::new(State::new("", PaceUnit::Bytes, 0));
         Self { messages, meter: Meter::new(messages, ""), state, done: AtomicU64::new(0) }
     }
 
-    fn begin_activity(&self, activity: Activity, total: u64) {
+    fn begin_activity(&self, verb: &'static str, unit: PaceUnit, total: u64) {
         self.messages.clear_bar();
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::new(activity, total);
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::new(verb, unit, total);
         self.done.store(0, Ordering::Relaxed);
         self.meter.wait(FIRST_REPORT);
     }
@@ -76,30 +65,29 @@ impl<'a> CliProgress<'a> {
             return;
         }
         let Ok(state) = self.state.try_lock() else { return };
-        let (verb, pace) = (verb(state.activity), state.pace(done).text());
+        let (verb, pace) = (state.verb, state.pace(done).text());
         let text = if self.messages.draws_bars() { pace } else { format!("{verb}: {pace}") };
         self.messages.show_progress(&format!("{verb} {{wide_bar}} {{msg}}"), [done, state.total], text);
     }
 }
 
-fn verb(activity: Activity) -> &'static str {
-    match activity {
-        Activity::Bytes(Stage::Fetch) => "fetching",
-        Activity::Bytes(Stage::Copy) => "copying",
-        Activity::Bytes(Stage::Resume) => "checking what was staged",
-        Activity::Bytes(Stage::Merge) => "merging",
-        Activity::Bytes(Stage::Sync) => "syncing",
-        Activity::Bytes(Stage::Upload) => "uploading",
-        Activity::Bytes(Stage::Verify) => "verifying",
-        Activity::Bytes(Stage::Geometry) => "measuring",
-        Activity::Bytes(Stage::Rank) => "ranking",
-        Activity::Scoring => "scoring",
+fn verb(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Fetch => "fetching",
+        Stage::Copy => "copying",
+        Stage::Resume => "checking what was staged",
+        Stage::Merge => "merging",
+        Stage::Sync => "syncing",
+        Stage::Upload => "uploading",
+        Stage::Verify => "verifying",
+        Stage::Geometry => "measuring",
+        Stage::Rank => "ranking",
     }
 }
 
 impl thalweg_eval::context::Progress for CliProgress<'_> {
     fn begin(&self, total_tokens: u64) {
-        self.begin_activity(Activity::Scoring, total_tokens);
+        self.begin_activity("scoring", PaceUnit::Tokens, total_tokens);
     }
 
     fn advance(&self, n_tokens: u64) {
@@ -109,7 +97,8 @@ impl thalweg_eval::context::Progress for CliProgress<'_> {
 
 impl Progress for CliProgress<'_> {
     fn begin(&self, stage: Stage, total_bytes: u64) {
-        self.begin_activity(Activity::Bytes(stage), total_bytes);
+        let unit = if stage == Stage::Fetch { PaceUnit::Network } else { PaceUnit::Bytes };
+        self.begin_activity(verb(stage), unit, total_bytes);
     }
 
     fn resume(&self, n_bytes: u64) {

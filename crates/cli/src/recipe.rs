@@ -31,9 +31,9 @@ pub(crate) fn recipe_of<'a>(
 }
 
 /// Whether the user typed anything that says what is merged, or how.
-pub(crate) fn is_anything_typed(typed: &SourceArgs, world: &World<'_>) -> Result<bool, Error> {
-    let request = merge_request(typed, &world.resolver())?;
-    Ok(request != MergeRequest::default() || typed.run.reading != ReadArgs::default())
+pub(crate) fn is_anything_typed(typed: SourceArgs, world: &World<'_>) -> Result<bool, Error> {
+    let is_reading = typed.run.reading != ReadArgs::default();
+    Ok(merge_request(typed, &world.resolver())? != MergeRequest::default() || is_reading)
 }
 
 /// The plan that a recipe file describes.
@@ -62,7 +62,7 @@ fn with_typed(mut request: MergeRequest, typed: &SourceArgs, world: &World<'_>) 
     let huggingface = std::mem::take(&mut rest.huggingface);
     let normalize = std::mem::take(&mut rest.scheme.normalize);
     let allow_sum = std::mem::take(&mut rest.scheme.allow_sum);
-    if is_anything_typed(&rest, world)? {
+    if is_anything_typed(rest, world)? {
         return Err(Error::usage_with_hint(
             "a recipe already says what is merged and how, so other options would be ignored",
             "write them into the recipe; only `--normalize`, `--allow-sum`, `--to-huggingface` and `--hf-assets` may be \
@@ -72,6 +72,6 @@ fn with_typed(mut request: MergeRequest, typed: &SourceArgs, world: &World<'_>) 
     if normalize || allow_sum {
         (request.scheme.normalize, request.scheme.allow_sum) = (normalize, allow_sum);
     }
-    (request.output.to_huggingface, request.output.hf_assets) = (huggingface.to_huggingface, huggingface.hf_assets);
+    request.output.huggingface = huggingface;
     Ok(request)
 }

@@ -126,6 +126,26 @@ pub(crate) fn command_row(command: &str) -> SuiteRow {
     SuiteRow { name: COMMAND_SUITE.to_owned(), role: None, digest }
 }
 
+/// Makes merges, each at its path, for a program that scores them, by one reading of their sources. Returns how many
+/// bytes were read.
+pub(crate) fn make_for_program<'a>(
+    merges: impl Iterator<Item = (PathBuf, &'a OutputPlan)>,
+    run: &RunContext<'_>,
+) -> Result<u64, thalweg_study::Error> {
+    let mut outputs = Vec::new();
+    for (path, output) in merges {
+        path.parent().map_or(Ok(()), |folder| run.storage.create_folder(folder))?;
+        // Such programs read safetensors.
+        outputs.push(OutputPlan { path, digest: DigestChoice::None, ..output.of_model_alone() });
+    }
+    if outputs.is_empty() {
+        return Ok(0);
+    }
+    let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
+    let outcomes = execute_merge(&MergePlan::new(outputs)?, options, run)?;
+    Ok(outcomes.iter().map(|outcome| outcome.receipt.bytes_read).max().unwrap_or(0))
+}
+
 /// Another program: merges are written for it, one at a time, and removed.
 struct CommandEvaluator<'a> {
     command: String,
@@ -177,12 +197,7 @@ impl CommandEvaluator<'_> {
             return self.score(source, &key);
         }
         let path = self.cache.join("merge-to-score");
-        // Programs that score models read safetensors.
-        let scored = OutputPlan { path: path.clone(), digest: DigestChoice::None, ..output.of_model_alone() };
-        let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
-        self.run.storage.create_folder(&self.cache)?;
-        let outcomes = execute_merge(&MergePlan::new(vec![scored])?, options, self.run)?;
-        self.cost.bytes_read += outcomes.iter().map(|outcome| outcome.receipt.bytes_read).sum::<u64>();
+        self.cost.bytes_read += make_for_program([(path.clone(), output)].into_iter(), self.run)?;
         // If scoring fails, the merge stays, so that the user can try the command on it.
         let scores = self.score(&path, &key)?;
         self.run.storage.remove(&path)?;

@@ -13,7 +13,7 @@ use thalweg_merge::in_memory::LiveOptions;
 use thalweg_merge::recent::{RecentSaves, coefficients_at_steps};
 use thalweg_merge::scheme::Scheme;
 use thalweg_storage::publish::stage_path;
-use thalweg_study::request::MergeRequest;
+use thalweg_study::request::{MergeRequest, OutputOptions};
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry, display_name};
 
@@ -265,7 +265,8 @@ fn scheme_and_options(options: Option<&Bound<'_, PyDict>>) -> Result<(Scheme, Li
     }
     let MergeRequest { scheme, output, .. } = merge_request(None, None, options)?;
     let non_finite = if output.allow_non_finite { NonFinitePolicy::Propagate } else { NonFinitePolicy::Refuse };
-    let options = LiveOptions { dtype: output.dtype, non_float: output.non_float, router: output.router, non_finite };
+    let OutputOptions { files, non_float, router, .. } = output;
+    let options = LiveOptions { dtype: files.dtype, non_float, router, non_finite };
     Ok((scheme.window_scheme()?, options))
 }
 

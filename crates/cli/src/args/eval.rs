@@ -6,7 +6,7 @@ use clap::Args;
 use thalweg_eval::StartRule;
 
 use super::ReadArgs;
-use super::format::start_rule;
+use super::words::start_rule;
 use crate::options::Seconds;
 
 #[derive(Debug, Args)]

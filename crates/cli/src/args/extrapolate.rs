@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use thalweg_study::extrapolate::Direction;
+use thalweg_study::request::{OutputOptions, Selection, one_of, parse_whole, word};
 
-use super::format::{one_of, word};
-use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, SelectionArgs};
-use crate::options::parse_whole;
+use super::{ExecutionArgs, RunArgs, ScoringArgs};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -48,11 +47,11 @@ pub(crate) struct ExtrapolateArgs {
     #[command(flatten)]
     pub(crate) scoring: ScoringArgs,
     #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
+    pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: OutputOptions,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }

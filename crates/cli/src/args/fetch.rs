@@ -1,8 +1,7 @@
 //! What can be typed for `fetch`.
 
 use clap::Args;
-
-use super::SelectionArgs;
+use thalweg_study::request::Selection;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -36,5 +35,5 @@ pub(crate) struct FetchArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
+    pub(crate) selection: Selection,
 }

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use thalweg_study::forget::ReplayPolicy;
+use thalweg_study::request::{one_of, parse_whole, word};
 
 use super::RunArgs;
-use super::format::{one_of, word};
-use crate::options::parse_whole;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

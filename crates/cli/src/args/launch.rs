@@ -1,11 +1,9 @@
 //! Arguments of `launch`.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-
-use crate::options::{parse_positive, parse_whole};
+use thalweg_study::request::{parse_positive, parse_whole};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -40,8 +38,8 @@ pub(crate) struct WorkArgs {
     #[arg(value_name = "PLAN")]
     pub(crate) plan: PathBuf,
     /// Number of shares
-    #[arg(short = 'n', long, value_name = "N", value_parser = parse_positive::<NonZeroUsize>)]
-    pub(crate) shards: NonZeroUsize,
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_positive::<usize>)]
+    pub(crate) shards: usize,
 }
 
 #[derive(Debug, Args)]
@@ -67,8 +65,8 @@ pub(crate) struct RayArgs {
     #[arg(short, long, alias = "output", value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// Cores of each task, and threads of each share
-    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_positive::<NonZeroUsize>)]
-    pub(crate) cpus: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_positive::<usize>)]
+    pub(crate) cpus: usize,
     /// How often a share that failed or whose worker died is run again
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_whole::<u32>)]
     pub(crate) retries: u32,

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use thalweg_study::request::parse_whole;
 
 use super::{RunArgs, ScoringArgs};
-use crate::options::{Count, parse_whole};
 
 #[derive(Debug, Args)]
 pub(crate) struct LawArgs {
@@ -92,8 +92,8 @@ pub(crate) struct LawCurveArgs {
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = parse_whole::<usize>)]
     pub(crate) newest: Vec<usize>,
     /// End at this step of the run [default: the newest]
-    #[arg(long, value_name = "S", requires = "newest")]
-    pub(crate) end_step: Option<Count>,
+    #[arg(long, value_name = "S", requires = "newest", value_parser = parse_whole::<u64>)]
+    pub(crate) end_step: Option<u64>,
     /// Numbers of experts to merge [default: all]
     #[arg(long, value_name = "K,K,...", value_delimiter = ',', conflicts_with = "newest", value_parser = parse_whole::<usize>)]
     pub(crate) k: Vec<usize>,

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use thalweg_study::mix::Objective;
+use thalweg_study::request::{one_of, parse_whole, word};
 
-use super::format::{one_of, word};
 use super::{RunArgs, ScoringArgs};
-use crate::options::{Count, parse_whole};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -60,17 +59,17 @@ pub(crate) struct MixPlanArgs {
     #[arg(long, value_name = "B", default_value_t = 0.5)]
     pub(crate) beta: f64,
     /// Tokens of each component
-    #[arg(long, value_name = "T")]
-    pub(crate) tokens: Count,
+    #[arg(long, value_name = "T", value_parser = parse_whole::<u64>)]
+    pub(crate) tokens: u64,
     /// Mixtures to try
     #[arg(long, value_name = "N", default_value_t = 112, value_parser = parse_whole::<u64>)]
     pub(crate) proxies: u64,
     /// Tokens of a small run for one mixture, which a merge replaces [default: as a component]
-    #[arg(long, value_name = "T")]
-    pub(crate) proxy_tokens: Option<Count>,
+    #[arg(long, value_name = "T", value_parser = parse_whole::<u64>)]
+    pub(crate) proxy_tokens: Option<u64>,
     /// What scoring one merge costs, in tokens of training
-    #[arg(long, value_name = "T", default_value = "0")]
-    pub(crate) score_tokens: Count,
+    #[arg(long, value_name = "T", default_value = "0", value_parser = parse_whole::<u64>)]
+    pub(crate) score_tokens: u64,
     /// A config of `thalweg train` with a `[[data]]` section for each data set
     #[arg(long, value_name = "FILE", requires = "base", requires = "out")]
     pub(crate) config: Option<PathBuf>,

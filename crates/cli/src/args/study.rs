@@ -6,12 +6,13 @@ use clap::Args;
 use thalweg_eval::StartRule;
 use thalweg_lab::config::MomentsPolicy;
 use thalweg_merge::scheme::DecayCurve;
+use thalweg_study::request::{OutputOptions, SchemeOptions, Selection, one_of, parse_bytes, parse_whole, word};
 use thalweg_study::start_policy::{DataPolicy, StartPurpose};
 use thalweg_study::sweep::{Keep, RawChoice};
 
-use super::format::{one_of, start_rule, word};
-use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, SharesArgs};
-use crate::options::{ByteSize, Count, Seconds, parse_whole};
+use super::words::start_rule;
+use super::{ExecutionArgs, RunArgs, SharesArgs};
+use crate::options::Seconds;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -32,11 +33,11 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10", value_parser = parse_whole::<usize>)]
     pub(crate) counts: Vec<usize>,
     /// Steps between neighbours [default: consecutive checkpoints]
-    #[arg(long, value_name = "V,V,...", value_delimiter = ',', conflicts_with = "interval_tokens")]
-    pub(crate) interval_steps: Vec<Count>,
+    #[arg(long, value_name = "V,V,...", value_delimiter = ',', conflicts_with = "interval_tokens", value_parser = parse_whole::<u64>)]
+    pub(crate) interval_steps: Vec<u64>,
     /// Tokens between neighbours
-    #[arg(long, value_name = "V,V,...", value_delimiter = ',')]
-    pub(crate) interval_tokens: Vec<Count>,
+    #[arg(long, value_name = "V,V,...", value_delimiter = ',', value_parser = parse_whole::<u64>)]
+    pub(crate) interval_tokens: Vec<u64>,
     /// Schemes with their parameter
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "sma")]
     pub(crate) schemes: Vec<String>,
@@ -57,15 +58,15 @@ pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: OutputOptions,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
     /// Refuse to score more models than this
     #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub(crate) budget_evaluations: Option<usize>,
     /// Refuse to read more than this
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) budget_bytes: Option<ByteSize>,
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) budget_bytes: Option<u64>,
     /// Print what would be made and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -91,8 +92,8 @@ pub(crate) struct ForecastArgs {
     #[command(flatten)]
     pub(crate) anneal: AnnealArgs,
     /// Where it ends [default: the newest checkpoint]
-    #[arg(long, value_name = "S")]
-    pub(crate) end_step: Option<Count>,
+    #[arg(long, value_name = "S", value_parser = parse_whole::<u64>)]
+    pub(crate) end_step: Option<u64>,
     /// The annealed checkpoint, if there is one: scored too, and compared
     #[arg(long, value_name = "CKPT")]
     pub(crate) truth: Option<PathBuf>,
@@ -117,11 +118,11 @@ pub(crate) struct AnnealArgs {
     #[arg(value_parser = one_of(["linear", "cosine", "1-sqrt"], word::<DecayCurve>))]
     pub(crate) anneal: DecayCurve,
     /// Its length in steps [default: a tenth of the end step]
-    #[arg(long, value_name = "D", conflicts_with = "anneal_tokens")]
-    pub(crate) anneal_steps: Option<Count>,
+    #[arg(long, value_name = "D", conflicts_with = "anneal_tokens", value_parser = parse_whole::<u64>)]
+    pub(crate) anneal_steps: Option<u64>,
     /// Its length in tokens
-    #[arg(long, value_name = "D")]
-    pub(crate) anneal_tokens: Option<Count>,
+    #[arg(long, value_name = "D", value_parser = parse_whole::<u64>)]
+    pub(crate) anneal_tokens: Option<u64>,
     /// Learning rate at its end, as a share of the peak
     #[arg(long, value_name = "F", default_value_t = 0.0)]
     pub(crate) anneal_floor: f64,
@@ -199,7 +200,7 @@ pub(crate) struct RecoverArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: OutputOptions,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }
@@ -222,13 +223,13 @@ pub(crate) struct InitArgs {
     #[arg(short, long, alias = "output", value_name = "OUT")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
+    pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
-    pub(crate) scheme: SchemeArgs,
+    pub(crate) scheme: SchemeOptions,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: OutputOptions,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }

@@ -1,13 +1,13 @@
 //! What can be typed for `watch`.
 
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::Args;
+use thalweg_study::request::{OutputOptions, parse_positive, parse_whole};
 
-use super::{AnnealArgs, ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, ServeAtArgs};
+use super::{AnnealArgs, ExecutionArgs, RunArgs, ScoringArgs, ServeAtArgs};
 use crate::notify::HookUrl;
-use crate::options::{Count, Seconds, parse_positive};
+use crate::options::Seconds;
 
 /// A port, or `None` for the one that is tried by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ fn parse_truth(text: &str) -> Result<(u64, PathBuf), String> {
     let refuse =
         || format!("`{text}` does not name a step and a checkpoint; write STEP:CKPT, such as 9000:annealed/step-9000");
     let (step, path) = text.split_once(':').ok_or_else(refuse)?;
-    let Count(step) = step.parse().map_err(|_| refuse())?;
+    let step = parse_whole(step).map_err(|_| refuse())?;
     if path.is_empty() { Err(refuse()) } else { Ok((step, path.into())) }
 }
 
@@ -58,20 +58,20 @@ pub(crate) struct WatchArgs {
     #[arg(long)]
     pub(crate) once: bool,
     /// Windows end at steps that are multiples of V [default: at every finished checkpoint]
-    #[arg(long, value_name = "V", value_parser = parse_positive::<NonZeroU64>, conflicts_with = "ends")]
-    pub(crate) every: Option<NonZeroU64>,
+    #[arg(long, value_name = "V", value_parser = parse_positive::<u64>, conflicts_with = "ends")]
+    pub(crate) every: Option<u64>,
     /// Where windows end: newest; some steps; `steps` for every checkpoint; or every:STEPS, back from the newest
     #[arg(long, value_name = "ENDS", value_delimiter = ',')]
     pub(crate) ends: Vec<String>,
     /// Ignore windows that end before this step
-    #[arg(long, value_name = "S")]
-    pub(crate) from_step: Option<Count>,
+    #[arg(long, value_name = "S", value_parser = parse_whole::<u64>)]
+    pub(crate) from_step: Option<u64>,
     /// Steps between neighbours in a window [default: consecutive checkpoints]
-    #[arg(long, value_name = "V", conflicts_with = "interval_tokens")]
-    pub(crate) interval_steps: Option<Count>,
+    #[arg(long, value_name = "V", conflicts_with = "interval_tokens", value_parser = parse_whole::<u64>)]
+    pub(crate) interval_steps: Option<u64>,
     /// Tokens between neighbours in a window
-    #[arg(long, value_name = "V")]
-    pub(crate) interval_tokens: Option<Count>,
+    #[arg(long, value_name = "V", value_parser = parse_whole::<u64>)]
+    pub(crate) interval_tokens: Option<u64>,
     /// Time between checks of the run
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) poll: Seconds,
@@ -121,7 +121,7 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: OutputOptions,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }

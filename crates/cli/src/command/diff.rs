@@ -21,7 +21,7 @@ pub(crate) fn run(args: &DiffArgs, world: &World<'_>) -> Result<Outcome, Error> 
     let reading = ReadOptions { dequantise: true, ..world.reading.clone() };
     let a = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.a)?, &reading)?;
     let b = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.b)?, &reading)?;
-    let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0))?;
+    let diff = diff_checkpoints(&a, &b, &world.context(args.memory))?;
     world.answer(&diff.document(), &table(&diff));
     diff.remarks().iter().for_each(|remark| world.note(remark));
     Ok(Outcome::when(diff.is_equal()))

@@ -4,11 +4,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{
-    Comparison, EvalContext, PreparedSuite, ScoreCache, StartRule, Subject, Suite, TaskScores, TokenizerFiles,
-    adjust_for_many, compare_scores, max_positions, score_suite,
+    Comparison, PreparedSuite, ScoreCache, StartRule, Subject, Suite, TaskScores, TokenizerFiles, adjust_for_many,
+    compare_scores, max_positions, score_suite,
 };
 use thalweg_study::text::or_dash;
 
@@ -16,7 +15,7 @@ use crate::args::EvalArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::{Messages, with_fields};
+use crate::messages::with_fields;
 use crate::options::show_bytes;
 use crate::scoring::open_suite;
 
@@ -59,7 +58,7 @@ fn fit_context(suite: Suite, paths: &[PathBuf], world: &World<'_>) -> Result<Sui
     }
     let mut least = suite.context_length;
     for path in paths {
-        let checkpoint = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(path)?, &world.reading)?;
+        let checkpoint = world.resolver().open_checkpoint(path)?;
         let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
         least = least.min(max_positions(config, path)?);
     }
@@ -84,7 +83,7 @@ fn score_all(args: &EvalArgs, paths: &[PathBuf], suite: &Suite, world: &World<'_
     let mut known: Option<(TokenizerFiles, Value, PreparedSuite)> = None;
     let mut scored = Vec::new();
     for path in paths {
-        let checkpoint = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(path)?, &world.reading)?;
+        let checkpoint = world.resolver().open_checkpoint(path)?;
         let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
         let files = TokenizerFiles::find(&*world.storage, args.tokenizer.as_deref(), &checkpoint, path)?;
         // Checkpoints of one run share both, and splitting a suite into tokens takes longer than comparing files.
@@ -94,7 +93,9 @@ fn score_all(args: &EvalArgs, paths: &[PathBuf], suite: &Suite, world: &World<'_
             known = Some((files, config.clone(), prepared));
         }
         let Some((_, _, prepared)) = &known else { continue };
-        let subject = load(path, config, &checkpoint, prepared, &context, world.messages)?;
+        let needed = show_bytes(Subject::needed_bytes(path, config, prepared)?);
+        world.messages.detail(format!("{}: scoring takes {needed} of memory", path.display()));
+        let subject = Subject::load(path, config, &checkpoint, prepared, &context)?;
         let tasks = score_suite(prepared, &subject, cache.as_ref(), &context)?;
         scored.push(Scored {
             path: path.clone(),
@@ -104,19 +105,6 @@ fn score_all(args: &EvalArgs, paths: &[PathBuf], suite: &Suite, world: &World<'_
         });
     }
     Ok(scored)
-}
-
-fn load(
-    path: &Path,
-    config: &Value,
-    checkpoint: &Checkpoint,
-    prepared: &PreparedSuite,
-    context: &EvalContext<'_>,
-    messages: &Messages,
-) -> Result<Subject, Error> {
-    let needed_bytes = Subject::needed_bytes(path, config, prepared)?;
-    messages.detail(format!("{}: scoring takes {} of memory", path.display(), show_bytes(needed_bytes)));
-    Ok(Subject::load(path, config, checkpoint, prepared, context)?)
 }
 
 /// Every other checkpoint against the first, adjusted for all that was looked at.

@@ -21,7 +21,7 @@ use crate::svg::{PLANE_FILE, draw_plane};
 
 pub(crate) fn run(args: &ExplainArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
-    let from = (&(&args.selection).into(), &(&args.run).into());
+    let from = (&args.selection, &args.run.options);
     let chosen = choose_checkpoints(&args.inputs, from, SourceOrder::BySteps { keep_option: None }, &resolver)?;
     let plan = resolver.geometry_plan(&chosen)?;
     if let Some(path) = &args.svg {
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>) -> Result<Outcome, Erro
     if let Some(folder) = &args.out {
         check_study_folder(&world.storage, folder)?;
     }
-    let run = world.context(args.memory.0);
+    let run = world.context(args.memory);
     let report = Report(measure_geometry(&plan, &run)?);
     let fault = report.0.fault(&chosen);
     if let Some(fault) = fault.as_ref().filter(|_| args.svg.is_some() || args.out.is_some()) {

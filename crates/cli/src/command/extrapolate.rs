@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>) -> Result<Outcome, 
         ));
     }
     let resolver = world.resolver();
-    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
+    let trajectory = resolver.open_run(&args.run_path, &args.run.options)?;
     let request = request(args);
     // A request that does not fit the run is refused before suites are opened.
     let points = resolver.merged_points(&request, &trajectory)?;
@@ -40,14 +40,14 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>) -> Result<Outcome, 
     let Some(like) = points.sources.last().map(|one| one.path.clone()) else {
         return Err(Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())));
     };
-    let cx = world.quiet_context(args.execution.memory.0);
+    let cx = world.quiet_context(args.execution.memory);
     let from = (like.as_path(), None);
     let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
     let meter = Meter::new(world.messages, "scoring {wide_bar} {msg}");
     let options = ExtrapolationOptions {
         by: args.scoring.by.clone(),
         out: args.out.clone(),
-        output: (&args.output).into(),
+        output: args.output.clone(),
         execute: execute_options(&args.execution),
         on_score: &mut |n_done, name| {
             let text = || format!("{n_done} of at most {MAX_MODELS} models, {name}");
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>) -> Result<Outcome, 
         },
     };
     // Measuring the line and writing the merge have bars.
-    let writing = world.context(args.execution.memory.0);
+    let writing = world.context(args.execution.memory);
     let outcome = run_extrapolation(&request, &trajectory, &mut *evaluator, options, (&resolver, &writing))?;
     world.answer(&document(&outcome), &text(args, &outcome));
     Ok(Outcome::when(outcome.refusal.is_none()))
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>) -> Result<Outcome, 
 
 fn request(args: &ExtrapolateArgs) -> ExtrapolationRequest {
     ExtrapolationRequest {
-        selection: (&args.selection).into(),
+        selection: args.selection.clone(),
         window: args.window,
         n_points: args.points,
         direction: args.direction,

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>) -> Result<Outcome, Error>
     let request = FetchRequest {
         repository: args.repository.clone(),
         revisions: args.revisions.clone(),
-        selection: (&args.selection).into(),
+        selection: args.selection.clone(),
         checkpoint_pattern: args.checkpoint_pattern.clone(),
         code: args.code,
     };
@@ -52,6 +52,7 @@ mod shown {
 
     use thalweg_study::fetch::{FetchPlan, Fetched, describe_fetch};
     use thalweg_study::text::or_dash;
+    use thalweg_tensor::counted;
 
     use crate::options::{show_bytes, show_count};
     use crate::pace::show_network_rate;
@@ -76,8 +77,7 @@ mod shown {
     }
 
     pub(super) fn outcome_text(plan: &FetchPlan, fetched: &Fetched, seconds: f64) -> String {
-        let what = format!("{} revisions of `{}`", plan.revisions.len(), plan.repository);
-        let what = if plan.revisions.len() == 1 { what.replacen("1 revisions", "1 revision", 1) } else { what };
+        let what = format!("{} of `{}`", counted(plan.revisions.len(), "revision"), plan.repository);
         let (total, bytes) = (show_bytes(plan.total().1), fetched.fetched_bytes);
         let mut text = match bytes {
             0 => format!("{what} were in the cache already: {total}\n"),

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>) -> Result<Outcome, Err
     };
     // Opening run and suite takes a while too.
     check_forecast_places(&options, &cx)?;
-    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
+    let trajectory = resolver.open_run(&args.run_path, &args.run.options)?;
     question(args).in_steps(&trajectory)?;
     let suites = open_suites(&args.scoring, None, world)?;
     let like = trajectory.finished().next_back().map(|newest| newest.path.clone());
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>) -> Result<Outcome, Err
 }
 
 fn question(args: &ForecastArgs) -> AnnealQuestion {
-    AnnealQuestion { end_step: args.end_step.map(|step| step.0), ..anneal_question(&args.anneal) }
+    AnnealQuestion { end_step: args.end_step, ..anneal_question(&args.anneal) }
 }
 
 /// No forecast: an answer, with its reason.

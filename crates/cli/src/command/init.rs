@@ -5,7 +5,7 @@ use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::plan::SourceRef;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_storage::guard::output_path;
-use thalweg_study::request::{Resolver, SchemeOptions, Selection};
+use thalweg_study::request::{Resolver, Selection};
 use thalweg_study::restart::{check_policy_place, publish_policy};
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{StartSource, StatePolicy};
@@ -22,13 +22,12 @@ use crate::run::learning_rate_at;
 
 pub(crate) fn run(args: &InitArgs, world: &World<'_>) -> Result<Outcome, Error> {
     // A mistyped scheme is reported before the run is read.
-    let scheme = SchemeOptions::from(&args.scheme);
-    scheme.window_scheme()?;
+    args.scheme.window_scheme()?;
     let resolver = world.resolver();
-    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
-    let window = window(&(&args.selection).into(), &trajectory, &resolver)?;
+    let trajectory = resolver.open_run(&args.run_path, &args.run.options)?;
+    let window = window(&args.selection, &trajectory, &resolver)?;
     check_policy_place(&*world.storage, &args.out)?;
-    let merge = resolver.window_plan(&window, &scheme, &(&args.output).into(), &args.out)?;
+    let merge = resolver.window_plan(&window, &args.scheme, &args.output, &args.out)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
     let policy = policy(args, &trajectory, &window, world)?.with_files_of(&merge);
     publish_policy(&*world.storage, &policy, &args.out)?;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use thalweg_checkpoint::open_checkpoint_with;
-use thalweg_study::request::{Named, look_at};
+use thalweg_study::request::look_at;
+use thalweg_trajectory::PathKind;
 
 use crate::args::InspectArgs;
 use crate::command::inspect_checkpoint::show;
@@ -12,9 +13,9 @@ use crate::error::Error;
 use crate::host::World;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>) -> Result<Outcome, Error> {
-    let path = match look_at(&args.path, &(&args.run).into(), &world.resolver())? {
-        Named::Checkpoint(path) => path,
-        Named::Run(path) => {
+    let path = match look_at(&args.path, &args.run.options, &world.resolver())? {
+        (PathKind::Checkpoint, path) => path,
+        (PathKind::Run, path) => {
             let shown = inspect_run::run(args, (&path, None), world);
             return match shown {
                 Err(Error::Study(thalweg_study::Error::Trajectory(error))) if is_no_run(&error) => {
@@ -23,7 +24,7 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>) -> Result<Outcome, Erro
                 shown => shown,
             };
         }
-        Named::Both(path) => {
+        (PathKind::RunWithCheckpoint, path) => {
             // The run matters more, so a checkpoint beside it that cannot be read is only noted.
             let beside = open_checkpoint_with(&world.storage, &path, &world.reading);
             let beside = beside.map_err(|error| world.note(format!("the checkpoint beside the run: {error}"))).ok();

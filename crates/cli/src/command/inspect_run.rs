@@ -27,7 +27,7 @@ pub(super) fn run(
     (path, beside): (&Path, Option<&Checkpoint>),
     world: &World<'_>,
 ) -> Result<Outcome, Error> {
-    let trajectory = world.resolver().open_run(path, &(&args.run).into())?;
+    let trajectory = world.resolver().open_run(path, &args.run.options)?;
     let mut json = document(&trajectory);
     let mut text = table(&trajectory);
     let outputs = unnamed_outputs(&trajectory, &*world.storage)?;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 use thalweg_study::law::{CurveOptions, CurveOutcome, ExpertCurve, SubsetChoice, choose_subsets, run_curve};
-use thalweg_study::request::{GivenModel, Resolver, Selection};
+use thalweg_study::request::{Resolver, Selection};
 use thalweg_tensor::counted;
 
 use crate::args::LawCurveArgs;
@@ -51,12 +51,11 @@ fn of_experts(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurv
             format!("add `--newest 1,2,4,8`, or name experts with `-m CKPT` instead of `{}`", run.display()),
         ));
     }
-    let run = (&args.run).into();
+    let run = &args.run.options;
     let parse = |text: &String| resolver.parse_model(text);
     let models = args.models.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    let experts = resolver.equal_models(&models, &run)?;
-    let base = args.base.iter().map(|path| GivenModel { path: path.clone(), coefficient: None });
-    let base = resolver.equal_models(&base.collect::<Vec<_>>(), &run)?.into_iter().next();
+    let experts = resolver.equal_models(&models, run)?;
+    let base = args.base.as_ref().map(|path| resolver.lone_model(path, run)).transpose()?;
     let choice = match args.subsets {
         Some(most) => SubsetChoice::AtMost(most),
         None if experts.len() <= MAX_FOR_ALL => SubsetChoice::All,
@@ -75,9 +74,8 @@ fn of_run(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurve, E
         ));
     };
     let longest = args.newest.iter().copied().max().unwrap_or(0);
-    let trajectory = resolver.open_run(path, &(&args.run).into())?;
-    let end_step = args.end_step.map(|step| step.0);
-    let selection = Selection { last: Some(longest), end_step, ..Selection::default() };
+    let trajectory = resolver.open_run(path, &args.run.options)?;
+    let selection = Selection { last: Some(longest), end_step: args.end_step, ..Selection::default() };
     let experts = resolver.select(&trajectory, &selection)?;
     let mut counts = args.newest.clone();
     counts.sort_unstable();

@@ -14,7 +14,7 @@ use crate::command::Outcome;
 use crate::command::merge_against::{check_target, compare};
 use crate::error::Error;
 use crate::host::World;
-use crate::merge_shares::{SharedWork, merge_command, run_finish, run_share};
+use crate::merge_shares::{run_finish, run_share};
 use crate::merged::{describe, document, execute, execute_options, next_steps, read_plan};
 use crate::options::{show_bytes, show_figures};
 use crate::planned::show_plan;
@@ -38,25 +38,23 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>) -> Result<Outcome, Error>
         Some(old) => find_append(old, args, world)?,
         None => find_plan(args, world)?,
     };
-    let work = || SharedWork { execution: &args.execution, command: merge_command(args) };
     if let Some(choice) = args.shares.shard {
-        return run_share(&work(), (choice, &plan), world);
+        return run_share(&args.execution, (choice, &plan), world);
     }
     if args.shares.finish {
-        return run_finish(&work(), &plan, world);
+        return run_finish(&args.execution, &plan, world);
     }
     let options = execute_options(&args.execution);
-    let cx = world.context(args.execution.memory.0);
+    let cx = world.context(args.execution.memory);
     // What cannot be kept is refused before the work.
     let sums = args.keep_sums.as_ref().map(|folder| prepare_sums(&plan, folder, options.replace, &cx)).transpose()?;
     if args.dry_run {
-        show_plan(&plan, args.execution.memory.0, world)?;
-        return Ok(Outcome::Done);
+        return show_plan(&plan, args.execution.memory, world);
     }
     // A mistyped path is found before the work, not after it.
     let against = args.against.as_ref().map(|path| world.resolver().open_checkpoint(path)).transpose()?;
     if let Some(target) = &against {
-        check_target(&plan, target, args.execution.memory.0, world)?;
+        check_target(&plan, target, args.execution.memory, world)?;
     }
     let outcomes = execute(&plan, &args.execution, world)?;
     let mut document = document("thalweg-merge", &plan, &outcomes);
@@ -65,7 +63,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>) -> Result<Outcome, Error>
         text.push_str(&describe(outcome));
         note_distance(outcome, world);
         if let Some(target) = &against {
-            let comparison = compare(outcome, target, args.execution.memory.0, world)?;
+            let comparison = compare(outcome, target, args.execution.memory, world)?;
             document["outputs"][i]["against"] = comparison.document();
             text.push_str(&comparison.text());
             comparison.remarks().iter().for_each(|remark| world.note(remark));
@@ -94,9 +92,8 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergeP
     let mut rest = args.source.clone();
     rest.models.clear();
     // What is said about the run is for notes about it.
-    let run = std::mem::take(&mut rest.run);
-    rest.run.reading = run.reading.clone();
-    if is_anything_typed(&rest, world)? || args.allow_changed {
+    let run = std::mem::take(&mut rest.run.options);
+    if is_anything_typed(rest, world)? || args.allow_changed {
         return Err(Error::usage_with_hint(
             "the old merge determines how checkpoints are merged, so other options would have no effect",
             "leave them out, or merge from scratch",
@@ -112,14 +109,14 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergeP
     let Some(out) = args.out.clone() else {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
     };
-    let (old, sums, run) = (old.to_owned(), args.sums.clone(), (&run).into());
+    let (old, sums) = (old.to_owned(), args.sums.clone());
     let request = AppendRequest { old, checkpoint: model.path, sums, out, run };
-    Ok(append_plan(&request, &resolver, &world.context(args.execution.memory.0))?)
+    Ok(append_plan(&request, &resolver, &world.context(args.execution.memory))?)
 }
 
 fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
     if let Some(path) = &args.plan {
-        if is_anything_typed(&args.source, world)? {
+        if is_anything_typed(args.source.clone(), world)? {
             return Err(Error::usage_with_hint(
                 "a plan already says what is merged and how, so other options would have no effect",
                 "leave them out, or make another plan with `thalweg plan`",
@@ -150,7 +147,7 @@ fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
     };
     let resolver = world.resolver();
-    Ok(resolver.merge_plan(&merge_request(&args.source, &resolver)?, out)?)
+    Ok(resolver.merge_plan(&merge_request(args.source.clone(), &resolver)?, out)?)
 }
 
 fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePlan, Error> {

@@ -32,11 +32,11 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>) -> Result<Outcome, Error> 
         Some((recipe, _)) => plan_of_recipe(recipe, Some(output), &args.source, world)?,
         None => {
             let resolver = world.resolver();
-            resolver.merge_plan(&merge_request(&args.source, &resolver)?, output)?
+            resolver.merge_plan(&merge_request(args.source.clone(), &resolver)?, output)?
         }
     };
     if let Some(path) = &args.out {
-        let run = world.context(args.execution.memory.0);
+        let run = world.context(args.execution.memory);
         plan.seen_sources = see_sources(&open_sources(&plan, &run)?, &*world.storage)?;
         publish_file(&*world.storage, path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
         world.note(format!(
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>) -> Result<Outcome, Error> 
             shell_path(path)
         ));
     }
-    show_plan(&plan, args.execution.memory.0, world)?;
+    show_plan(&plan, args.execution.memory, world)?;
     if named.is_none() {
         let example = args.out.as_ref().map_or_else(
             || "`thalweg merge ... -o OUT` makes the merge".to_owned(),

@@ -21,21 +21,20 @@ use crate::run::{log_words, spike_line};
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let request = request(args)?;
     let resolver = world.resolver();
-    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
+    let trajectory = resolver.open_run(&args.run_path, &args.run.options)?;
     let search = search_run(&trajectory)?;
     if search.spikes.is_empty() {
         world.answer(&recovery_document(&trajectory, &search, None), &looked_at(&trajectory, &search));
         return Ok(Outcome::No);
     }
-    let cx = world.context(args.execution.memory.0);
+    let cx = world.context(args.execution.memory);
     let restart = Restart::propose(&request, (&trajectory, &search), &resolver, &cx)?;
     let restart = restart.write(&request, execute_options(&args.execution), &resolver, &cx)?;
-    world.messages.json(&recovery_document(&trajectory, &search, Some(&restart)));
     let Restart { plan, policy, outcome } = &restart;
     let mut text = looked_at(&trajectory, &search);
     describe_proposal(&mut text, args, &request.scheme, plan, policy);
     text.extend(outcome.iter().map(describe));
-    world.messages.text(&text);
+    world.answer(&recovery_document(&trajectory, &search, Some(&restart)), &text);
     plan.notes.iter().for_each(|note| world.note(note));
     if plan.sources.len() == 1 && args.out.is_some() {
         world.note("nothing was written: one checkpoint is not a merge");
@@ -48,7 +47,7 @@ fn request(args: &RecoverArgs) -> Result<RestartRequest, Error> {
         scheme: parse_scheme_word(&args.scheme)?,
         moments: args.moments,
         data: args.data,
-        output: (&args.output).into(),
+        output: args.output.clone(),
         out: args.out.clone(),
     })
 }

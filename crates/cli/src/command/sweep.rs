@@ -14,21 +14,21 @@ use thalweg_tensor::counted;
 use crate::args::SweepArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::{World, command_without};
-use crate::merge_shares::{SharedWork, run_finish, run_share};
+use crate::host::World;
+use crate::merge_shares::{run_finish, run_share};
 use crate::merged::execute;
 use crate::planned::show_plan;
 
 pub(crate) fn run(args: &SweepArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
-    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
+    let trajectory = resolver.open_run(&args.run_path, &args.run.options)?;
     let sweep = resolver.sweep(&request(args), &trajectory).map_err(with_counts)?;
     let is_scored = args.scoring.is_given();
     if !is_scored {
         check_unscored(args)?;
     }
     if let Some(budget) = args.budget_bytes {
-        sweep.check_budget(budget.0, &world.context(args.execution.memory.0))?;
+        sweep.check_budget(budget, &world.context(args.execution.memory))?;
     }
     let is_shared = args.shares.shard.is_some() || args.shares.finish;
     if is_scored && is_shared {
@@ -42,20 +42,17 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>) -> Result<Outcome, Error>
     }
     let plan = sweep.plan()?;
     if args.dry_run {
-        show_plan(&plan, args.execution.memory.0, world)?;
-        return Ok(Outcome::Done);
+        return show_plan(&plan, args.execution.memory, world);
     }
     if let Some(first) = sweep.trials.first() {
         check_place(&*world.storage, &args.out.join(&first.name))?;
     }
     world.storage.create_folder(&args.out)?;
-    let work =
-        || SharedWork { execution: &args.execution, command: command_without(&["--shard"], &["--finish", "--json"]) };
     if let Some(choice) = args.shares.shard {
-        return run_share(&work(), (choice, &plan), world);
+        return run_share(&args.execution, (choice, &plan), world);
     }
     if args.shares.finish {
-        return run_finish(&work(), &plan, world);
+        return run_finish(&args.execution, &plan, world);
     }
     let outcomes = execute(&plan, &args.execution, world)?;
     world.answer(&document(&sweep.trials, &outcomes), &table(&args.out, &sweep.trials, &outcomes));
@@ -95,12 +92,12 @@ fn with_counts(error: thalweg_study::Error) -> Error {
 fn request(args: &SweepArgs) -> SweepRequest {
     SweepRequest {
         counts: args.counts.clone(),
-        interval_steps: args.interval_steps.iter().map(|steps| steps.0).collect(),
-        interval_tokens: args.interval_tokens.iter().map(|tokens| tokens.0).collect(),
+        interval_steps: args.interval_steps.clone(),
+        interval_tokens: args.interval_tokens.clone(),
         schemes: args.schemes.clone(),
         ends: args.ends.clone(),
         raws: args.raws,
-        output: (&args.output).into(),
+        output: args.output.clone(),
         folder: args.out.clone(),
     }
 }

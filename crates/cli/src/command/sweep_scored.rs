@@ -35,7 +35,7 @@ pub(super) fn run(
     }
     let keep = args.keep.unwrap_or_default();
     // Models are counted, so that the bars of single merges and scorings would be in the way.
-    let cx = world.quiet_context(args.execution.memory.0);
+    let cx = world.quiet_context(args.execution.memory);
     check_sweep_places(sweep, keep, &args.out, &cx)?;
     let from = (&*sweep.any_checkpoint()?, Some(&*args.out));
     let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world, &cx))?;
@@ -57,7 +57,7 @@ pub(super) fn run(
         on_score: &mut |n_done, name| meter.show(n_done, Some(name)),
     };
     // The merges that are kept are written with a bar.
-    let writing = world.context(args.execution.memory.0);
+    let writing = world.context(args.execution.memory);
     let outcome = run_sweep(sweep, trajectory, &mut *evaluator, options, &writing)?;
     Ok(world.answer(&document(&outcome), &table(&args.out, &outcome)))
 }

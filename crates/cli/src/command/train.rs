@@ -55,24 +55,24 @@ fn train_one(config: &TrainConfig, folder: &Path, out: &Path, world: &World<'_>)
         world.messages.detail(format!("data `{name}`: {documents}, {} tokens", show_count(domain.n_tokens())));
     }
     let job = TrainJob { config, config_folder: folder, run_path: out, data: &data };
-    let watcher = StepWatcher::new(world.messages);
+    let watcher = RunWatcher::new("{wide_bar} {msg}", world);
     Ok(train(&job, &watcher, &world.context(SUMMING_MEMORY_BYTES))?)
 }
 
 fn train_many(grid: &Grid, folder: &Path, out: &Path, world: &World<'_>) -> Result<Vec<TrainOutcome>, Error> {
-    let watcher = CellWatcher { messages: world.messages, meter: Meter::new(world.messages, "{spinner} {msg}") };
+    let watcher = RunWatcher::new("{spinner} {msg}", world);
     Ok(train_grid(grid, folder, out, &watcher, &world.context(SUMMING_MEMORY_BYTES))?)
 }
 
-/// Tells a person how a run goes.
-struct StepWatcher<'a> {
+/// Tells a person how a run goes, or many at once, each with its name.
+struct RunWatcher<'a> {
     messages: &'a Messages,
     meter: Meter<'a>,
 }
 
-impl<'a> StepWatcher<'a> {
-    fn new(messages: &'a Messages) -> Self {
-        Self { messages, meter: Meter::new(messages, "{wide_bar} {msg}") }
+impl<'a> RunWatcher<'a> {
+    fn new(template: &'static str, world: &World<'a>) -> Self {
+        Self { messages: world.messages, meter: Meter::new(world.messages, template) }
     }
 }
 
@@ -90,7 +90,7 @@ fn show_seconds(seconds: f64) -> String {
     }
 }
 
-impl TrainWatcher for StepWatcher<'_> {
+impl TrainWatcher for RunWatcher<'_> {
     fn on_step(&self, record: &StepRecord, n_steps: u64, seconds_left: f64) {
         self.meter.show([record.step, n_steps], Urgency::InTurn, || step_text(record, n_steps, seconds_left));
     }
@@ -111,13 +111,7 @@ impl TrainWatcher for StepWatcher<'_> {
     }
 }
 
-/// The same for many runs at once, each with its name.
-struct CellWatcher<'a> {
-    messages: &'a Messages,
-    meter: Meter<'a>,
-}
-
-impl GridWatcher for CellWatcher<'_> {
+impl GridWatcher for RunWatcher<'_> {
     fn on_step(&self, cell: &str, record: &StepRecord, n_steps: u64, seconds_left: f64) {
         let text = || format!("{cell}: {}", step_text(record, n_steps, seconds_left));
         self.meter.show([record.step, n_steps], Urgency::InTurn, text);

@@ -40,12 +40,15 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>) -> Result<Outcome, Error>
     check_options(args)?;
     let suites = open_suites(&args.scoring, None, world)?;
     let resolver = world.resolver();
-    let cx = world.context(args.execution.memory.0);
-    // A run that does not exist yet may begin later.
-    let run = if args.once { resolver.find(&args.run_path)? } else { find_or_wait(args, &resolver) };
+    let cx = world.context(args.execution.memory);
+    let run = match resolver.find(&args.run_path) {
+        // A run that does not exist yet may begin later.
+        Err(_) if !args.once => args.run_path.clone(),
+        found => found?,
+    };
     let request = request(args, run, suite_rows(&args.scoring, &suites), (&resolver, world))?;
     let mut watcher = Watcher::open(request, execute_options(&args.execution), &resolver, &cx)?;
-    let quiet = world.quiet_context(args.execution.memory.0);
+    let quiet = world.quiet_context(args.execution.memory);
     let folder = watcher.request().folder.clone();
     let open_requests = OpenRequests::default();
     let make = |like: &Path| {
@@ -201,11 +204,6 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
     }
 }
 
-/// The run's folder, or where it will be.
-fn find_or_wait(args: &WatchArgs, resolver: &Resolver<'_>) -> PathBuf {
-    resolver.find(&args.run_path).unwrap_or_else(|_| args.run_path.clone())
-}
-
 /// Says what happened, as text and as lines of JSON.
 fn tell(news: WatchNews<'_>, world: &World<'_>) {
     match news {
@@ -327,7 +325,7 @@ fn request(
     (resolver, world): (&Resolver<'_>, &World<'_>),
 ) -> Result<WatchRequest, Error> {
     let ends = match args.every {
-        Some(interval) => WatchEnds::Multiples(interval.get()),
+        Some(interval) => WatchEnds::Multiples(interval),
         None if args.ends.is_empty() => WatchEnds::All,
         None => WatchEnds::Named(args.ends.clone()),
     };
@@ -336,13 +334,13 @@ fn request(
         forecast: forecast.map(Arc::new),
         run,
         command: command_line(),
-        run_options: (&args.run).into(),
+        run_options: args.run.options.clone(),
         windows: args.windows.clone(),
-        interval_steps: args.interval_steps.map(|steps| steps.0),
-        interval_tokens: args.interval_tokens.map(|tokens| tokens.0),
+        interval_steps: args.interval_steps,
+        interval_tokens: args.interval_tokens,
         ends,
-        from_step: args.from_step.map(|step| step.0),
-        output: (&args.output).into(),
+        from_step: args.from_step,
+        output: args.output.clone(),
         scored_on,
         holds: args.hold,
         prepares: args.prepare,

@@ -4,12 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::ReadOptions;
-use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
-use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
-use thalweg_storage::publish::Replace;
+use thalweg_merge::plan::OutputPlan;
 use thalweg_study::evaluator::ModelToScore;
 
 use super::{RESULT_NAME, RequestEvaluator};
+use crate::scoring::make_for_program;
 
 /// The merge, in the folder of its request.
 const MERGE_NAME: &str = "checkpoint";
@@ -27,21 +26,9 @@ impl RequestEvaluator<'_> {
             let answer = model.path.with_file_name(RESULT_NAME);
             !output.is_copy() && !is_there(&model.path) && !is_there(&answer)
         };
-        // Programs that score models read safetensors.
-        let missing = models.iter().zip(outputs).filter(is_missing).map(|(model, output)| OutputPlan {
-            path: model.path.clone(),
-            digest: DigestChoice::None,
-            ..output.of_model_alone()
-        });
-        let missing: Vec<OutputPlan> = missing.collect();
-        if !missing.is_empty() {
-            for folder in missing.iter().filter_map(|output| output.path.parent()) {
-                self.run.storage.create_folder(folder)?;
-            }
-            let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
-            let outcomes = execute_merge(&MergePlan::new(missing)?, options, self.run)?;
-            self.cost.bytes_read += outcomes.iter().map(|outcome| outcome.receipt.bytes_read).max().unwrap_or(0);
-        }
+        let missing = models.iter().zip(outputs).filter(is_missing);
+        let bytes_read = make_for_program(missing.map(|(model, output)| (model.path.clone(), output)), self.run)?;
+        self.cost.bytes_read += bytes_read;
         let mut asked = Vec::new();
         for model in models {
             let folder = match self.asked.get(&model.path) {

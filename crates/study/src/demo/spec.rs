@@ -6,7 +6,7 @@ use thalweg_lab::TrainConfig;
 use thalweg_merge::plan::DigestChoice;
 
 use crate::Error;
-use crate::request::OutputOptions;
+use crate::request::{FileOptions, OutputOptions};
 use crate::sweep::SweepRequest;
 
 /// How much time the demo takes.
@@ -177,10 +177,11 @@ impl DemoSpec {
     pub(crate) fn candidates(&self) -> SweepRequest {
         let DemoNumbers { counts, every_steps, .. } = self.numbers();
         // Nothing is written: the folder only tells the outputs of a plan apart.
+        let files = FileOptions { no_model_card: true, digest: DigestChoice::None, ..FileOptions::default() };
         SweepRequest {
             interval_steps: vec![every_steps],
             schemes: SCHEMES.map(str::to_owned).to_vec(),
-            output: OutputOptions { no_model_card: true, digest: DigestChoice::None, ..OutputOptions::default() },
+            output: OutputOptions { files, ..OutputOptions::default() },
             ..SweepRequest::new(counts.to_vec(), self.path("merges"))
         }
     }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use thalweg_merge::plan::{OutputPlan, SourceRef};
 use thalweg_merge::scheme::Scheme;
-use thalweg_trajectory::Trajectory;
+use thalweg_trajectory::{PathKind, Trajectory};
 
 use crate::Error;
 use crate::request::{
-    Named, Resolver, RunOptions, Selection, SourceOrder, choose_checkpoints, label, look_at, parse_scheme_window,
+    Resolver, RunOptions, Selection, SourceOrder, choose_checkpoints, label, look_at, parse_scheme_window,
 };
 use crate::select::source_ref;
 use crate::sweep::{EndedWindow, EndedWindows, WindowShape, ends};
@@ -89,8 +89,8 @@ impl Resolver<'_> {
     fn only_run(&self, inputs: &[PathBuf], run: &RunOptions) -> Result<Option<Trajectory>, Error> {
         let [only] = inputs else { return Ok(None) };
         match look_at(only, run, self)? {
-            Named::Run(path) | Named::Both(path) => Ok(Some(self.open_run(&path, run)?)),
-            Named::Checkpoint(_) => Ok(None),
+            (PathKind::Checkpoint, _) => Ok(None),
+            (PathKind::Run | PathKind::RunWithCheckpoint, path) => Ok(Some(self.open_run(&path, run)?)),
         }
     }
 

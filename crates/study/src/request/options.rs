@@ -1,13 +1,10 @@
 //! One option of a merge by its name, with its values as text: for recipes and for programs.
 
-use std::path::PathBuf;
-
 use serde::de::DeserializeOwned;
 use thalweg_merge::output_format::RequestedFormat;
-use thalweg_merge::plan::CodePolicy;
-use thalweg_tensor::{parse_count, parse_size};
 
 use super::MergeRequest;
+use super::values::{parse_bytes, parse_positive, parse_whole};
 use crate::Error;
 
 /// Puts the values of an option into a request.
@@ -15,22 +12,22 @@ type Setter = fn(&mut MergeRequest, Given<'_>) -> Result<(), Error>;
 
 /// Every option, in the order of the command line's help.
 const OPTIONS: [(&str, Setter); 53] = [
-    ("last", |to, it| it.number(&mut to.selection.last)),
-    ("count", |to, it| it.number(&mut to.selection.count)),
-    ("interval_steps", |to, it| it.count(&mut to.selection.interval_steps)),
-    ("interval_tokens", |to, it| it.count(&mut to.selection.interval_tokens)),
-    ("duration_steps", |to, it| it.count(&mut to.selection.duration_steps)),
-    ("duration_tokens", |to, it| it.count(&mut to.selection.duration_tokens)),
-    ("end_step", |to, it| it.count(&mut to.selection.end_step)),
-    ("end_tokens", |to, it| it.count(&mut to.selection.end_tokens)),
-    ("from_step", |to, it| it.count(&mut to.selection.from_step)),
-    ("to_step", |to, it| it.count(&mut to.selection.to_step)),
-    ("every", |to, it| it.number(&mut to.selection.every)),
+    ("last", |to, it| it.parsed(&mut to.selection.last, parse_positive)),
+    ("count", |to, it| it.parsed(&mut to.selection.count, parse_positive)),
+    ("interval_steps", |to, it| it.parsed(&mut to.selection.interval_steps, parse_whole)),
+    ("interval_tokens", |to, it| it.parsed(&mut to.selection.interval_tokens, parse_whole)),
+    ("duration_steps", |to, it| it.parsed(&mut to.selection.duration_steps, parse_whole)),
+    ("duration_tokens", |to, it| it.parsed(&mut to.selection.duration_tokens, parse_whole)),
+    ("end_step", |to, it| it.parsed(&mut to.selection.end_step, parse_whole)),
+    ("end_tokens", |to, it| it.parsed(&mut to.selection.end_tokens, parse_whole)),
+    ("from_step", |to, it| it.parsed(&mut to.selection.from_step, parse_whole)),
+    ("to_step", |to, it| it.parsed(&mut to.selection.to_step, parse_whole)),
+    ("every", |to, it| it.parsed(&mut to.selection.every, parse_positive)),
     ("steps", |to, it| it.counts(&mut to.selection.steps)),
-    ("tokens_per_step", |to, it| it.count(&mut to.run.tokens_per_step)),
+    ("tokens_per_step", |to, it| it.parsed(&mut to.run.tokens_per_step, parse_whole)),
     ("log", |to, it| it.list(&mut to.run.log)),
     ("log_columns", |to, it| it.list(&mut to.run.log_columns)),
-    ("log_every", |to, it| it.count(&mut to.run.log_every)),
+    ("log_every", |to, it| it.parsed(&mut to.run.log_every, parse_whole)),
     ("stable", |to, it| it.text(&mut to.run.stable)),
     ("checkpoint_pattern", |to, it| it.text(&mut to.run.checkpoint_pattern)),
     ("scheme", |to, it| it.text(&mut to.scheme.scheme)),
@@ -46,20 +43,20 @@ const OPTIONS: [(&str, Setter); 53] = [
     ("base", |to, it| it.text(&mut to.rule.base)),
     ("density", |to, it| it.list(&mut to.rule.density)),
     ("lambda", |to, it| it.text(&mut to.rule.lambda)),
-    ("seed", |to, it| it.count(&mut to.rule.seed)),
+    ("seed", |to, it| it.parsed(&mut to.rule.seed, parse_whole)),
     ("gamma", |to, it| it.text(&mut to.rule.gamma)),
     ("epsilon", |to, it| it.text(&mut to.rule.epsilon)),
-    ("convention", |to, it| it.text(&mut to.rule.convention)),
+    ("convention", |to, it| it.choice(&mut to.rule.convention)),
     ("divide", |to, it| it.text(&mut to.rule.divide)),
-    ("rescale", |to, it| it.text(&mut to.rule.rescale)),
-    ("dtype", |to, it| it.choice(&mut to.output.dtype)),
-    ("out_shard_size", |to, it| it.size(&mut to.output.out_shard_bytes)),
-    ("drop", |to, it| it.list(&mut to.output.drop)),
-    ("code", |to, it| it.code(&mut to.output.code)),
-    ("digest", |to, it| it.choice(&mut to.output.digest)),
-    ("no_model_card", |to, it| it.flag(&mut to.output.no_model_card)),
-    ("to_huggingface", |to, it| it.flag(&mut to.output.to_huggingface)),
-    ("hf_assets", |to, it| it.text(&mut to.output.hf_assets)),
+    ("rescale", |to, it| it.choice(&mut to.rule.rescale)),
+    ("dtype", |to, it| it.choice(&mut to.output.files.dtype)),
+    ("out_shard_size", |to, it| it.parsed(&mut to.output.files.out_shard_size, parse_bytes)),
+    ("drop", |to, it| it.list(&mut to.output.files.drop)),
+    ("code", |to, it| it.flag(&mut to.output.files.code)),
+    ("digest", |to, it| it.choice(&mut to.output.files.digest)),
+    ("no_model_card", |to, it| it.flag(&mut to.output.files.no_model_card)),
+    ("to_huggingface", |to, it| it.flag(&mut to.output.huggingface.to_huggingface)),
+    ("hf_assets", |to, it| it.text(&mut to.output.huggingface.hf_assets)),
     ("format", |to, it| it.format(&mut to.output.format)),
     ("optimizer", |to, it| it.choice(&mut to.output.optimizer)),
     ("non_float", |to, it| it.choice(&mut to.output.non_float)),
@@ -67,7 +64,7 @@ const OPTIONS: [(&str, Setter); 53] = [
     ("allow_config", |to, it| it.list(&mut to.output.allow_config)),
     ("take_newest", |to, it| it.list(&mut to.output.take_newest)),
     ("allow_non_finite", |to, it| it.flag(&mut to.output.allow_non_finite)),
-    ("side_files_from", |to, it| it.side_files(&mut to.output.side_files_from)),
+    ("side_files_from", |to, it| it.text(&mut to.output.side_files_from)),
 ];
 
 /// The names that [`MergeRequest::set_option`] takes, in the order of the command line's help.
@@ -125,10 +122,8 @@ impl Given<'_> {
         Error::request(format!("`{}`: `{text}` is not {expected}", self.name))
     }
 
-    fn parse_count(&self, text: &str) -> Result<u64, Error> {
-        parse_count(text).map_err(|reason| {
-            Error::request(format!("`{}`: `{text}`: {reason}, such as 2000, 2K, 4e9 or 8B", self.name))
-        })
+    fn read<T>(&self, text: &str, parse: fn(&str) -> Result<T, String>) -> Result<T, Error> {
+        parse(text).map_err(|why| Error::request(format!("`{}`: {why}", self.name)))
     }
 
     fn text<T: From<String>>(self, to: &mut Option<T>) -> Result<(), Error> {
@@ -141,42 +136,19 @@ impl Given<'_> {
         Ok(())
     }
 
-    fn count(self, to: &mut Option<u64>) -> Result<(), Error> {
-        *to = Some(self.parse_count(self.one()?)?);
+    fn parsed<T>(self, to: &mut Option<T>, parse: fn(&str) -> Result<T, String>) -> Result<(), Error> {
+        *to = Some(self.read(self.one()?, parse)?);
         Ok(())
     }
 
     fn counts(self, to: &mut Vec<u64>) -> Result<(), Error> {
-        *to = self.values.iter().map(|text| self.parse_count(text)).collect::<Result<_, _>>()?;
-        Ok(())
-    }
-
-    /// A number of checkpoints: at least 1.
-    fn number(self, to: &mut Option<usize>) -> Result<(), Error> {
-        match usize::try_from(self.parse_count(self.one()?)?).unwrap_or(usize::MAX) {
-            0 => return Err(self.refuse("0", "a number of checkpoints")),
-            number => *to = Some(number),
-        }
-        Ok(())
-    }
-
-    fn size(self, to: &mut Option<u64>) -> Result<(), Error> {
-        let text = self.one()?;
-        let size = parse_size(text).ok().filter(|n_bytes| *n_bytes > 0);
-        *to = Some(size.ok_or_else(|| self.refuse(text, "a size, such as 5GB"))?);
+        *to = self.values.iter().map(|text| self.read(text, parse_whole)).collect::<Result<_, _>>()?;
         Ok(())
     }
 
     fn flag(self, to: &mut bool) -> Result<(), Error> {
         let text = self.one()?;
         *to = text.parse().map_err(|_| self.refuse(text, "true or false"))?;
-        Ok(())
-    }
-
-    fn code(self, to: &mut CodePolicy) -> Result<(), Error> {
-        let mut is_copied = false;
-        self.flag(&mut is_copied)?;
-        *to = if is_copied { CodePolicy::Copy } else { CodePolicy::Leave };
         Ok(())
     }
 
@@ -194,12 +166,6 @@ impl Given<'_> {
         *to = Some(format.ok_or_else(|| self.refuse(text, "a format that `thalweg inspect` shows"))?);
         Ok(())
     }
-
-    fn side_files(self, to: &mut Option<PathBuf>) -> Result<(), Error> {
-        self.text(to)?;
-        to.take_if(|from| from.as_os_str() == "newest");
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -211,7 +177,7 @@ mod tests {
     #[test]
     fn every_name_is_known_and_changes_the_request() {
         for name in OPTION_NAMES {
-            let values = ["10", "true", "f32", "xxh3", "drop", "newest", "dcp"];
+            let values = ["10", "true", "f32", "xxh3", "drop", "newest", "dcp", "mergekit", "l1"];
             let changes = values.iter().any(|value| {
                 let mut request = MergeRequest::default();
                 request.set_option(name, &[(*value).to_owned()]).is_ok() && request != MergeRequest::default()
@@ -242,7 +208,7 @@ mod tests {
             let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
             MergeRequest::default().set_option(name, &values).unwrap_err().to_string()
         };
-        assert_eq!(refused("last", &["0"]), "`last`: `0` is not a number of checkpoints");
+        assert_eq!(refused("last", &["0"]), "`last`: `0` is not above zero");
         assert_eq!(refused("last", &["1", "2"]), "`last` takes one value, but 2 are given");
         assert!(refused("interval_tokens", &["8x"]).starts_with("`interval_tokens`: `8x`: "));
         assert!(refused("router", &["mean"]).contains("expected `average` or `newest`"));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Args;
 use thalweg_checkpoint::{Checkpoint, Naming, ReadOptions, can_be_template, has_weights_end, naming_of};
 use thalweg_merge::Coefficients;
 use thalweg_merge::huggingface::heads_of_output;
@@ -20,43 +21,85 @@ use thalweg_tensor::display_name;
 use thalweg_trajectory::check_outside_checkpoints;
 
 use super::Resolver;
+use super::values::{dtype, format, one_of, parse_bytes, word};
 use crate::Error;
 
-/// What an output is like.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OutputOptions {
-    /// Element type of floating tensors.
+/// How the files of an output are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Output")]
+pub struct FileOptions {
+    /// Element type of floating tensors, also by the names float32, fp32, float, bfloat16, float16, fp16 and half; any
+    /// but same also reads FP8 weights with block scales as the values that they stand for
+    #[arg(long, value_parser = dtype(), default_value = "same", ignore_case = true)]
     pub dtype: OutputDtype,
-    /// Largest shard, in bytes; the usual size if left out.
-    pub out_shard_bytes: Option<u64>,
-    /// Patterns of tensors that are left out.
+    /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub out_shard_size: Option<u64>,
+    /// Leave out tensors of this name; `*` matches anything; repeatable
+    #[arg(long, value_name = "NAME")]
     pub drop: Vec<String>,
-    /// Whether code beside the tensors is copied.
-    pub code: CodePolicy,
-    /// Hash of inputs and outputs.
+    /// Also copy code beside the tensors (`*.py`)
+    #[arg(long)]
+    pub code: bool,
+    /// Hash of inputs and outputs; with none, verify compares sizes and headers only
+    #[arg(long, value_parser = one_of(["blake3", "xxh3", "none"], word::<DigestChoice>), default_value = "blake3")]
     pub digest: DigestChoice,
-    /// Whether the model card is left out.
+    /// Write no README.md
+    #[arg(long)]
     pub no_model_card: bool,
-    /// Format; that of the newest source where it can be written, if left out.
-    pub format: Option<RequestedFormat>,
-    /// State of the optimizer and of the training run; kept where the output has its files, if left out.
-    pub optimizer: Option<OptimizerPolicy>,
-    /// Integers and booleans that differ.
-    pub non_float: NonFloatPolicy,
-    /// Routers and expert biases of a mixture of experts.
-    pub router: RouterPolicy,
-    /// Waivers of differences between configs or tokenizers, `KEY=VALUE,VALUE`.
-    pub allow_config: Vec<String>,
-    /// Patterns of tensors that are taken from the newest source.
-    pub take_newest: Vec<String>,
-    /// Whether values that are not finite are merged by IEEE rules.
-    pub allow_non_finite: bool,
-    /// Whose config and tokenizer travel; those of the newest source, if left out.
-    pub side_files_from: Option<PathBuf>,
-    /// Whether the tensors get Hugging Face names.
+}
+
+/// Whether an output gets Hugging Face names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Output")]
+pub struct HuggingFaceOptions {
+    /// Write a Llama of torchtitan as Hugging Face's: names, the order of the rows of queries and keys, `config.json`.
+    /// `--rename` applies before it, `--drop` after it
+    #[arg(long)]
     pub to_huggingface: bool,
-    /// Folder of the config and tokenizer for those.
+    /// Folder with the model's `config.json` and tokenizer, which are copied: for checkpoints without, such as FSDP's
+    /// [default: what is beside the tensors]
+    #[arg(long, alias = "hf-assets-path", value_name = "DIR")]
     pub hf_assets: Option<PathBuf>,
+}
+
+/// What an output is like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputOptions {
+    /// How its files are written.
+    #[command(flatten)]
+    pub files: FileOptions,
+    /// Format of the output; same is that of the newest checkpoint and keeps its other files, so that its
+    /// trainer can resume from the output [default: same where it can be written, else safetensors]
+    #[arg(long, value_parser = format())]
+    pub format: Option<RequestedFormat>,
+    /// State of the optimizer and of the training run: left out, taken from the newest checkpoint, or taken from
+    /// it with the optimizer's moments averaged [default: newest where the output has its files]
+    #[arg(long, value_parser = one_of(["drop", "newest", "average"], word::<OptimizerPolicy>))]
+    pub optimizer: Option<OptimizerPolicy>,
+    /// What to do with integers and booleans that differ
+    #[arg(long, value_parser = one_of(["error", "newest"], word::<NonFloatPolicy>), default_value = "error")]
+    pub non_float: NonFloatPolicy,
+    /// How to merge routers and expert biases of a mixture of experts
+    #[arg(long, value_parser = one_of(["average", "newest"], word::<RouterPolicy>), default_value = "average")]
+    pub router: RouterPolicy,
+    /// Waive a difference between configs or tokenizers, for these values only; the error shows the option to copy;
+    /// repeatable
+    #[arg(long, value_name = "KEY=VALUE,VALUE")]
+    pub allow_config: Vec<String>,
+    /// Take tensors of this name from the newest checkpoint (with --rule, the base); `*` matches anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub take_newest: Vec<String>,
+    /// Merge NaN and infinities by IEEE rules instead of refusing them
+    #[arg(long)]
+    pub allow_non_finite: bool,
+    /// Whose config and tokenizer to copy: newest, or one of the checkpoints [default: newest]
+    #[arg(long, value_name = "newest|CKPT")]
+    pub side_files_from: Option<PathBuf>,
+    /// Whether it gets Hugging Face names, which not every command asks.
+    #[arg(skip)]
+    pub huggingface: HuggingFaceOptions,
 }
 
 impl Resolver<'_> {
@@ -72,7 +115,7 @@ impl Resolver<'_> {
         out: &Path,
     ) -> Result<OutputPlan, Error> {
         let mut output = OutputPlan::new(self.output_folder(out)?, scheme, sources, coefficients);
-        output.dtype = options.dtype;
+        output.dtype = options.files.dtype;
         let averages_moments = options.optimizer == Some(OptimizerPolicy::Average);
         output.reading = ReadOptions { optimizer: averages_moments, ..self.reading.clone() };
         output.policy = self.policy((sources, newest), options)?;
@@ -80,8 +123,8 @@ impl Resolver<'_> {
         let chosen = self.output_format(&output, options)?;
         (output.format, output.policy.optimizer) = (chosen.format, chosen.optimizer);
         chosen.note.iter().for_each(|note| self.note(note));
-        output.out_shard_bytes = options.out_shard_bytes.unwrap_or(DEFAULT_SHARD_BYTES);
-        output.digest = options.digest;
+        output.out_shard_bytes = options.files.out_shard_size.unwrap_or(DEFAULT_SHARD_BYTES);
+        output.digest = options.files.digest;
         Ok(output)
     }
 
@@ -107,7 +150,7 @@ impl Resolver<'_> {
 
     /// Gives an output a folder's config and tokenizer, and Hugging Face names, if that was asked for.
     fn translate_names(&self, output: &mut OutputPlan, options: &OutputOptions) -> Result<(), Error> {
-        let option = match (options.to_huggingface, &options.hf_assets) {
+        let option = match (options.huggingface.to_huggingface, &options.huggingface.hf_assets) {
             (true, _) => "--to-huggingface",
             (false, Some(_)) => "--hf-assets",
             (false, None) => return Ok(()),
@@ -126,8 +169,8 @@ impl Resolver<'_> {
         }
         let Some(source) = output.sources.get(output.policy.side_files_from) else { return Ok(()) };
         let checkpoint = self.cx.pool.open(&source.path, &output.reading)?;
-        output.policy.hf_assets = options.hf_assets.as_ref().map(|path| self.resolve(path)).transpose()?;
-        if !options.to_huggingface {
+        output.policy.hf_assets = options.huggingface.hf_assets.as_ref().map(|path| self.resolve(path)).transpose()?;
+        if !options.huggingface.to_huggingface {
             return check_own_names(&checkpoint);
         }
         let translated = self.translated_source(output, &checkpoint)?;
@@ -173,7 +216,7 @@ impl Resolver<'_> {
         let request = FormatRequest {
             format: asked,
             optimizer: options.optimizer,
-            shards: options.out_shard_bytes.is_some(),
+            shards: options.files.out_shard_size.is_some(),
             unreached_master: master.as_deref(),
         };
         let chosen = choose_format(request, &newest, output);
@@ -181,8 +224,9 @@ impl Resolver<'_> {
     }
 
     fn policy(&self, (sources, newest): (&[SourceRef], usize), options: &OutputOptions) -> Result<MergePolicy, Error> {
-        let side_files_from = match &options.side_files_from {
+        let side_files_from = match options.side_files_from.as_deref() {
             None => newest,
+            Some(path) if path == Path::new("newest") => newest,
             Some(path) => {
                 let path = self.resolve_checkpoint(path)?;
                 sources.iter().position(|one| one.path == path).ok_or_else(|| {
@@ -198,12 +242,12 @@ impl Resolver<'_> {
             non_float: options.non_float,
             router: options.router,
             allow_config: waivers,
-            drop: sorted(&options.drop),
+            drop: sorted(&options.files.drop),
             take_newest: sorted(&options.take_newest),
-            code: options.code,
+            code: if options.files.code { CodePolicy::Copy } else { CodePolicy::Leave },
             allow_non_finite: options.allow_non_finite,
             side_files_from,
-            model_card: !options.no_model_card,
+            model_card: !options.files.no_model_card,
             ..MergePolicy::defaults(newest)
         })
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::plan::{MergePlan, NonFloatPolicy, OutputPlan, RouterPolicy, SourceRef};
-use thalweg_merge::rule::{Convention, PlanRule, Rescale, RuleKind};
+use thalweg_merge::rule::{PlanRule, RuleKind};
 use thalweg_merge::{Coefficients, Ratio};
 
 use super::sources::{GivenModel, SourceOrder, choose_models};
@@ -25,12 +25,8 @@ impl RuleOptions {
 
     /// The rule of a plan whose base, if there is one, is the first source.
     fn plan_rule(&self, kind: RuleKind, n_experts: usize) -> Result<PlanRule, Error> {
-        let convention = match self.convention.as_deref() {
-            None | Some("paper") => Convention::Paper,
-            Some("mergekit") => Convention::Mergekit,
-            Some(text) => return Err(unknown("convention", text, "`paper` or `mergekit`")),
-        };
-        let mut rule = PlanRule::new(kind, convention, self.base.as_ref().map(|_| 0), n_experts);
+        let mut rule =
+            PlanRule::new(kind, self.convention.unwrap_or_default(), self.base.as_ref().map(|_| 0), n_experts);
         let number = |name: &str, text: &String| Ok::<_, Error>(parse_ratio(name, text)?.to_f64());
         let densities = self.density.iter().map(|text| number("density", text)).collect::<Result<Vec<_>, _>>()?;
         match *densities {
@@ -49,15 +45,9 @@ impl RuleOptions {
             None => {}
             Some("yes") => rule.divide = true,
             Some("no") => rule.divide = false,
-            Some(text) => return Err(unknown("divide", text, "`yes` or `no`")),
+            Some(text) => return Err(Error::request(format!("`--divide {text}`: `yes` or `no` expected"))),
         }
-        match self.rescale.as_deref() {
-            None => {}
-            Some("none") => rule.rescale = Rescale::None,
-            Some("inverse") => rule.rescale = Rescale::Inverse,
-            Some("l1") => rule.rescale = Rescale::L1,
-            Some(text) => return Err(unknown("rescale", text, "`none`, `inverse` or `l1`")),
-        }
+        rule.rescale = self.rescale.unwrap_or(rule.rescale);
         Ok(rule)
     }
 }
@@ -89,10 +79,6 @@ fn note_base(base: &SourceRef, sources: &[SourceRef], output: &OutputPlan, resol
     }
 }
 
-fn unknown(option: &str, text: &str, expected: &str) -> Error {
-    Error::request(format!("`--{option} {text}`: {expected} expected"))
-}
-
 impl Resolver<'_> {
     /// The plan of one merge of experts by the rule `name`.
     pub(super) fn rule_plan(&self, request: &MergeRequest, name: &str, out: &Path) -> Result<MergePlan, Error> {
@@ -117,8 +103,7 @@ impl Resolver<'_> {
         let mut coefficients = given.unwrap_or_else(|| vec![default; experts.len()]);
         let mut sources = Vec::new();
         if let Some(base) = &options.base {
-            let model = GivenModel { path: base.clone(), coefficient: None };
-            sources.extend(choose_models(&[model], &request.run, SourceOrder::Given, self)?.0);
+            sources.push(self.lone_model(base, &request.run)?);
             coefficients.insert(0, Ratio::from_integer(0));
         } else if !kind.works_without_base() {
             return Err(Error::request_with_hint(

@@ -3,26 +3,43 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use thalweg_storage::STDIN_PATH;
 use thalweg_trajectory::{ColumnMap, NamePattern, StableRange, TokensPerStep, Trajectory, TrajectoryOptions};
 
 use super::Resolver;
+use super::values::{parse_positive, parse_whole};
 use crate::Error;
 
 /// What a user says about a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "About the run")]
 pub struct RunOptions {
-    /// Tokens of one optimizer step, where neither names nor logs tell.
+    /// Tokens consumed by one optimizer step, if neither names nor logs say
+    #[arg(long, value_name = "T", value_parser = parse_whole::<u64>)]
     pub tokens_per_step: Option<u64>,
-    /// Step logs; several for a run that was restarted.
+    /// Step log: JSON lines, CSV, trainer_state.json, console output, TensorBoard event files or a folder of them; give
+    /// it once for each restart
+    #[arg(long, value_name = "PATH", value_parser = PathBufValueParser::new().map(log_path))]
     pub log: Vec<PathBuf>,
-    /// Columns of the log by name, such as `loss=my_loss`.
+    /// Columns of the log by name, such as loss=my_loss,step=iter
+    #[arg(long, value_name = "NAME=COLUMN,...", value_delimiter = ',')]
     pub log_columns: Vec<String>,
-    /// Steps between two losses of a log that has no steps.
+    /// Steps between two losses of a log that has no steps, such as dictionaries printed by Trainer
+    #[arg(long, value_name = "N", value_parser = parse_positive::<u64>)]
     pub log_every: Option<u64>,
-    /// First and last step of the stable phase, `FROM..TO`.
+    /// First and last step of the stable phase, where the log has no learning rate
+    #[arg(long, value_name = "FROM..TO")]
     pub stable: Option<String>,
-    /// Which names are checkpoints, such as `step{step}-unsharded`.
+    /// Which names are checkpoints, such as step{step}-unsharded; {step} is the step, * matches anything
+    #[arg(long, value_name = "PATTERN")]
     pub checkpoint_pattern: Option<String>,
+}
+
+/// `-` is standard input.
+fn log_path(path: PathBuf) -> PathBuf {
+    if path == Path::new("-") { STDIN_PATH.into() } else { path }
 }
 
 impl RunOptions {

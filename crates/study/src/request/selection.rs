@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
 use thalweg_merge::plan::SourceRef;
 use thalweg_storage::hub::repository_of_folder;
 use thalweg_tensor::{shell_path, shell_word};
@@ -10,35 +13,49 @@ use thalweg_trajectory::{
 };
 
 use super::Resolver;
+use super::values::{parse_positive, parse_whole};
 use crate::Error;
 use crate::select::source_ref;
 
 /// Which checkpoints of a run. Ways of asking that exclude each other are an error.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Args)]
+#[command(next_help_heading = "Selection of checkpoints")]
 pub struct Selection {
-    /// The newest N finished checkpoints.
+    /// The newest N finished checkpoints
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub last: Option<usize>,
-    /// This many checkpoints, with an interval.
+    /// N checkpoints, with --interval-steps or --interval-tokens
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub count: Option<usize>,
-    /// Steps between neighbours.
+    /// Steps between neighbours
+    #[arg(long, value_name = "V", value_parser = parse_whole::<u64>, conflicts_with = "interval_tokens")]
     pub interval_steps: Option<u64>,
-    /// Tokens between neighbours.
+    /// Tokens between neighbours
+    #[arg(long, value_name = "V", value_parser = parse_whole::<u64>)]
     pub interval_tokens: Option<u64>,
-    /// All checkpoints of the last number of steps, both ends included.
+    /// All checkpoints of the last D steps, including the one D steps before the end
+    #[arg(long, value_name = "D", value_parser = parse_whole::<u64>, conflicts_with = "duration_tokens")]
     pub duration_steps: Option<u64>,
-    /// All checkpoints of the last number of tokens, both ends included.
+    /// All checkpoints of the last D tokens, including the one D tokens before the end
+    #[arg(long, value_name = "D", value_parser = parse_whole::<u64>)]
     pub duration_tokens: Option<u64>,
-    /// End at this step.
+    /// End at this step [default: the newest]
+    #[arg(long, value_name = "S", value_parser = parse_whole::<u64>, conflicts_with = "end_tokens")]
     pub end_step: Option<u64>,
-    /// End at this many tokens.
+    /// End at this many tokens
+    #[arg(long, value_name = "T", value_parser = parse_whole::<u64>)]
     pub end_tokens: Option<u64>,
-    /// From this step on.
+    /// Start at this step
+    #[arg(long, value_name = "S", value_parser = parse_whole::<u64>)]
     pub from_step: Option<u64>,
-    /// Up to this step.
+    /// Up to this step
+    #[arg(long, value_name = "S", value_parser = parse_whole::<u64>)]
     pub to_step: Option<u64>,
-    /// Every k-th, counted back from the newest.
+    /// Every K-th checkpoint, counting back from the newest
+    #[arg(long, value_name = "K", value_parser = parse_positive::<usize>)]
     pub every: Option<usize>,
-    /// Exactly these steps.
+    /// Exactly these steps
+    #[arg(long, value_name = "S,S,...", value_parser = parse_whole::<u64>, value_delimiter = ',')]
     pub steps: Vec<u64>,
 }
 
@@ -50,24 +67,14 @@ impl Selection {
 
     /// The options that say it on a command line, each with a space before it.
     fn options(&self) -> String {
-        let steps: Vec<String> = self.steps.iter().map(u64::to_string).collect();
-        let count = |n: Option<usize>| n.map(|n| n.to_string());
-        let amount = |n: Option<u64>| n.map(|n| n.to_string());
-        let options = [
-            ("last", count(self.last)),
-            ("count", count(self.count)),
-            ("interval-steps", amount(self.interval_steps)),
-            ("interval-tokens", amount(self.interval_tokens)),
-            ("duration-steps", amount(self.duration_steps)),
-            ("duration-tokens", amount(self.duration_tokens)),
-            ("end-step", amount(self.end_step)),
-            ("end-tokens", amount(self.end_tokens)),
-            ("from-step", amount(self.from_step)),
-            ("to-step", amount(self.to_step)),
-            ("every", count(self.every)),
-            ("steps", (!steps.is_empty()).then(|| steps.join(","))),
-        ];
-        options.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", value?))).collect()
+        let fields = serde_json::to_value(self).unwrap_or_default();
+        let option = |(name, value): (&String, &Value)| {
+            // Steps are a list, which a command line has without brackets and empty not at all.
+            let value = value.to_string();
+            let value = Some(value.trim_matches(['[', ']'])).filter(|value| !value.is_empty() && *value != "null")?;
+            Some(format!(" --{} {value}", name.replace('_', "-")))
+        };
+        fields.as_object().into_iter().flatten().filter_map(option).collect()
     }
 
     fn end(&self) -> WindowEnd {

@@ -43,12 +43,12 @@ pub fn choose_checkpoints(
 ) -> Result<Vec<SourceRef>, Error> {
     if let [only] = inputs {
         match look_at(only, run, resolver)? {
-            Named::Run(path) | Named::Both(path) => {
+            (PathKind::Run | PathKind::RunWithCheckpoint, path) => {
                 let trajectory = resolver.open_run(&path, run)?;
                 return resolver.select(&trajectory, selection);
             }
-            Named::Checkpoint(_) if selection.is_empty() => {}
-            Named::Checkpoint(path) => {
+            (PathKind::Checkpoint, _) if selection.is_empty() => {}
+            (PathKind::Checkpoint, path) => {
                 // Several files under unknown names are neither.
                 if let Err(Error::Trajectory(error @ thalweg_trajectory::Error::NotARun { .. })) =
                     resolver.open_run(&path, run)
@@ -87,28 +87,15 @@ pub(super) fn refuse_selection(selection: &Selection) -> Result<(), Error> {
     }
 }
 
-/// What an argument names, where a command takes a run or a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Named {
-    /// A checkpoint.
-    Checkpoint(PathBuf),
-    /// A run.
-    Run(PathBuf),
-    /// A run folder that is also a checkpoint itself.
-    Both(PathBuf),
-}
-
 /// Resolves a name, and finds whether it is a checkpoint or a run.
 ///
 /// # Errors
 /// `Trajectory` where it is neither; `Storage`.
-pub fn look_at(path: &Path, run: &RunOptions, resolver: &Resolver<'_>) -> Result<Named, Error> {
+pub fn look_at(path: &Path, run: &RunOptions, resolver: &Resolver<'_>) -> Result<(PathKind, PathBuf), Error> {
     let found = resolver.find(path)?;
-    Ok(match look_at_path(&resolver.cx.storage, &found, run.name_pattern()?.as_ref())? {
-        PathKind::Checkpoint => Named::Checkpoint(resolver.find_checkpoint(path)?),
-        PathKind::Run => Named::Run(found),
-        PathKind::RunWithCheckpoint => Named::Both(found),
-    })
+    let kind = look_at_path(&resolver.cx.storage, &found, run.name_pattern()?.as_ref())?;
+    let path = if kind == PathKind::Checkpoint { resolver.find_checkpoint(path)? } else { found };
+    Ok((kind, path))
 }
 
 /// A checkpoint that was named, and what its name counts: steps or epochs.
@@ -243,6 +230,15 @@ pub(super) fn choose_models(
 }
 
 impl Resolver<'_> {
+    /// A model that was named by itself.
+    ///
+    /// # Errors
+    /// `Request` for what is said about a run; those of finding checkpoints.
+    pub fn lone_model(&self, path: &Path, run: &RunOptions) -> Result<SourceRef, Error> {
+        run.refuse_for_checkpoints()?;
+        Ok(given_checkpoint(path, run.name_pattern()?.as_ref(), self)?.0)
+    }
+
     /// Models that were named one by one and count alike, in the order given.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! From scheme options and checkpoints to coefficients, with notes about them.
 
+use clap::Args;
 use thalweg_merge::plan::SourceRef;
 use thalweg_merge::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParameters, SumRule, custom_coefficients};
 use thalweg_merge::{Coefficients, Ratio};
@@ -10,26 +11,37 @@ use crate::select::even_interval;
 /// Coefficients that a note lists one by one.
 const MAX_LISTED: usize = 6;
 
-/// Options of a scheme, as text where they are exact numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// How the checkpoints are weighed. Exact numbers are text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Scheme")]
 pub struct SchemeOptions {
-    /// The scheme's name, with its parameter after a colon; `sma` if left out.
+    /// sma, wma, ema, ema-normalised, decay:linear, decay:cosine, decay:1-sqrt, power-ema, custom [default: sma]
+    #[arg(long, value_name = "SCHEME")]
     pub scheme: Option<String>,
-    /// EMA: share of the newest checkpoint.
+    /// EMA: share of the newest checkpoint
+    #[arg(long, value_name = "A")]
     pub alpha: Option<String>,
-    /// Decay schemes: learning rate at the end, as a share of the peak.
+    /// Decay schemes: learning rate at the end, as a share of the peak
+    #[arg(long, value_name = "F")]
     pub floor: Option<String>,
-    /// Power EMA: relative width of the profile.
+    /// Power EMA: relative width of the profile
+    #[arg(long, value_name = "S")]
     pub sigma_rel: Option<String>,
-    /// Custom: coefficients, oldest first.
+    /// Custom: coefficients, oldest first
+    #[arg(long, value_name = "C,C,...", value_delimiter = ',', allow_hyphen_values = true)]
     pub coefficients: Vec<String>,
-    /// Snapshots of online averages, `SIGMA=RUN`, from which a power EMA is reconstructed.
+    /// Reconstruct a power EMA from snapshots of online averages: twice or more
+    #[arg(long, value_name = "SIGMA=RUN")]
     pub from_averages: Vec<String>,
-    /// Which checkpoint gets which coefficient: `as-is`, `given`, `reverse`, `scramble:SEED`.
+    /// as-is: checkpoints by step if all have one; given: in the order given, equally spaced; reverse
+    /// or scramble:SEED: coefficients on the wrong checkpoints, for experiments [default: as-is]
+    #[arg(long, value_name = "ORDER")]
     pub order: Option<String>,
-    /// Divide given coefficients by their sum.
+    /// Divide hand-given coefficients by their exact sum
+    #[arg(long)]
     pub normalize: bool,
-    /// Use given coefficients as they are, whatever their sum.
+    /// Use hand-given coefficients as they are, even if they do not sum to 1, which scales the model
+    #[arg(long, conflicts_with = "normalize")]
     pub allow_sum: bool,
 }
 

@@ -4,11 +4,8 @@ mod curve;
 mod replay;
 mod score;
 
-use std::path::Path;
-
 use serde_json::json;
 use thalweg_eval::recall::{MAX_TOKENS, ProbeOptions};
-use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
     BuildOptions, ENTITIES, PROBES, build_probes, choose_entities, open_tokenizer, read_entities,
@@ -49,11 +46,6 @@ fn probe_options(args: ProbeTokensArgs, cut: Option<ProbeOptions>) -> Result<Pro
     })
 }
 
-/// Writes a document, which replaces only a document of the same kind.
-fn write(path: &Path, bytes: &[u8], kind: OwnKind<'_>, world: &World<'_>) -> Result<(), Error> {
-    Ok(publish_file(&*world.storage, path, bytes, kind)?)
-}
-
 fn entities(args: &ForgetEntitiesArgs, world: &World<'_>) -> Result<Outcome, Error> {
     check_new_document(&world.storage, &args.out, ENTITIES.file())?;
     let found = choose_entities(&args.corpus, &args.reference, &args.titles, &*world.storage)?;
@@ -61,7 +53,7 @@ fn entities(args: &ForgetEntitiesArgs, world: &World<'_>) -> Result<Outcome, Err
     let lines: String = found.entities.iter().map(line).collect();
     let n = found.entities.len();
     if n > 0 {
-        write(&args.out, lines.as_bytes(), ENTITIES.file(), world)?;
+        publish_file(&*world.storage, &args.out, lines.as_bytes(), ENTITIES.file())?;
     }
     let document = document_of("thalweg-forget-entities-summary", &json!({"path": args.out, "n_entities": n}));
     let document = with_fields(document, &found);
@@ -92,7 +84,7 @@ fn build(args: &ForgetBuildArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let tokenizer = open_tokenizer(named, like, &world.resolver(), &*world.storage)?;
     let options = BuildOptions { tokens, n_probes: args.samples, n_general: args.general, seed: args.seed };
     let built = build_probes(&args.corpus, &entities, &tokenizer, &options, &*world.storage)?;
-    write(&args.out, built.lines.as_bytes(), PROBES.file(), world)?;
+    publish_file(&*world.storage, &args.out, built.lines.as_bytes(), PROBES.file())?;
     let tokens = json!({"prompt_tokens": tokens.prompt_tokens, "decode_tokens": tokens.decode_tokens});
     let document = document_of("thalweg-forget-probes-summary", &json!({"path": args.out}));
     let document = with_fields(with_fields(document, &built), &tokens);

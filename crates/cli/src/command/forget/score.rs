@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use thalweg_eval::recall::{RecallMeasure, read_probes};
+use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
     ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES, TypeRow, score_models, score_outputs,
 };
@@ -30,7 +31,7 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>) -> Result<Outcome, 
     let resolver = world.resolver();
     let request = ForgetRequest {
         inputs: args.inputs.clone(),
-        run: (&args.run).into(),
+        run: args.run.options.clone(),
         windows: args.windows.clone(),
         ends: args.ends.clone(),
     };
@@ -53,7 +54,8 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>) -> Result<Outcome, 
 /// Writes and shows a record.
 fn finish(args: &ForgetScoreArgs, mut record: ForgetRecord, world: &World<'_>) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
-        super::write(out, serde_json::to_vec(&record).unwrap_or_default().as_slice(), SCORES.file(), world)?;
+        let bytes = serde_json::to_vec(&record).unwrap_or_default();
+        publish_file(&*world.storage, out, &bytes, SCORES.file())?;
     }
     record.models.iter_mut().for_each(|model| model.items.clear());
     Ok(world.answer(&serde_json::to_value(&record).unwrap_or_default(), &text(args, &record)))

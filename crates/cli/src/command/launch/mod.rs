@@ -40,7 +40,7 @@ struct Work {
 
 impl Work {
     fn open(args: &WorkArgs, world: &World<'_>) -> Result<Self, Error> {
-        let n_shares = args.shards.get();
+        let n_shares = args.shards;
         if n_shares > MAX_SHARES {
             return Err(Error::usage(format!(
                 "{n_shares} shares are more than the {MAX_SHARES} that a merge can have"

@@ -7,7 +7,7 @@ use thalweg_study::mix::{CheckOutcome, CheckRequest, Verdict, check_components};
 use thalweg_study::text::or_dash;
 use thalweg_tensor::display_name;
 
-use super::{components, source};
+use super::components;
 use crate::args::MixCheckArgs;
 use crate::command::Outcome;
 use crate::error::Error;
@@ -18,7 +18,7 @@ use crate::scoring::{make_evaluator, open_suites};
 pub(super) fn run(args: &MixCheckArgs, world: &World<'_>) -> Result<Outcome, Error> {
     let resolver = world.resolver();
     let request = CheckRequest {
-        base: source(&args.base, &args.run, &resolver)?,
+        base: resolver.lone_model(&args.base, &args.run.options)?,
         components: components(&args.component, &args.run, &resolver)?,
     };
     let suites = open_suites(&args.scoring, None, world)?;

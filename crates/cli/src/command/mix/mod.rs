@@ -5,11 +5,10 @@ mod plan;
 mod search;
 mod validate;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use thalweg_merge::plan::SourceRef;
 use thalweg_study::mix::Component;
-use thalweg_study::request::{GivenModel, Resolver};
+use thalweg_study::request::Resolver;
 
 use crate::args::{MixArgs, MixCommand, RunArgs};
 use crate::command::Outcome;
@@ -30,13 +29,7 @@ pub(crate) fn run(args: &MixArgs, world: &World<'_>) -> Result<Outcome, Error> {
 fn components(texts: &[String], run: &RunArgs, resolver: &Resolver<'_>) -> Result<Vec<Component>, Error> {
     let split = |text: &String| named_path("--component", text, "web=CKPT");
     let named = texts.iter().map(split).collect::<Result<Vec<_>, Error>>()?;
-    let source = |(name, path): (String, PathBuf)| Ok(Component { name, source: source(&path, run, resolver)? });
+    let source =
+        |(name, path): (String, PathBuf)| Ok(Component { name, source: resolver.lone_model(&path, &run.options)? });
     named.into_iter().map(source).collect()
-}
-
-/// A checkpoint that was named.
-fn source(path: &Path, run: &RunArgs, resolver: &Resolver<'_>) -> Result<SourceRef, Error> {
-    let model = GivenModel { path: path.to_owned(), coefficient: None };
-    let found = resolver.equal_models(&[model], &run.into())?.into_iter().next();
-    found.ok_or_else(|| Error::usage(format!("`{}` is not a checkpoint", path.display())))
 }

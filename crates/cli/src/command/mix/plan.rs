@@ -32,10 +32,10 @@ pub(super) fn run(args: &MixPlanArgs, world: &World<'_>) -> Result<Outcome, Erro
     };
     let request = PlanRequest {
         space: MixSpace::new(&names, general, args.beta)?,
-        component_tokens: args.tokens.0,
+        component_tokens: args.tokens,
         n_proxies: args.proxies,
-        proxy_tokens: args.proxy_tokens.map(|tokens| tokens.0),
-        score_tokens: args.score_tokens.0,
+        proxy_tokens: args.proxy_tokens,
+        score_tokens: args.score_tokens,
     };
     let mut plan = plan_components(&request)?;
     if let (Some(config), Some(base), Some(out)) = (&config, &args.base, &args.out) {

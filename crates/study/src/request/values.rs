@@ -1,15 +1,43 @@
-//! Values that are one of a few words.
+//! Values as people type them: numbers with their units, and words of which one is chosen.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser, ValueParser};
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error, StrDeserializer};
-use thalweg_eval::StartRule;
 use thalweg_merge::output_format::RequestedFormat;
 use thalweg_merge::plan::OutputDtype;
-use thalweg_tensor::kernel::Simd;
+use thalweg_tensor::{parse_count, parse_size};
 
-/// One of these words, which clap shows; `read` knows what they and their other spellings mean.
-pub(crate) fn one_of<T: Clone + Send + Sync + 'static>(
+/// A whole number in the forms that people write: `500`, `2K`, `1.5M`, `4e9`, `8B`.
+///
+/// # Errors
+/// What is wrong with the text, and what is right.
+pub fn parse_whole<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let number = parse_count(text).map_err(|reason| format!("`{text}`: {reason}, such as 2000, 2K, 4e9 or 8B"))?;
+    T::try_from(number).map_err(|_| format!("`{text}` is too large"))
+}
+
+/// As [`parse_whole`], above zero.
+///
+/// # Errors
+/// As [`parse_whole`].
+pub fn parse_positive<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    match parse_whole::<u64>(text)? {
+        0 => Err(format!("`{text}` is not above zero")),
+        _ => parse_whole(text),
+    }
+}
+
+/// A size in bytes above zero: `5GB` (decimal), `5GiB` (binary), `5000000`.
+///
+/// # Errors
+/// What is wrong with the text, and what is right.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let refuse = || format!("`{text}` is not a size; write 5GB, 5GiB or a number of bytes above zero");
+    parse_size(text).ok().filter(|n_bytes| *n_bytes > 0).ok_or_else(refuse)
+}
+
+/// One of these words, which the help shows; `read` knows what they and their other spellings mean.
+pub fn one_of<T: Clone + Send + Sync + 'static>(
     words: impl IntoIterator<Item: Into<PossibleValue>>,
     read: fn(&str) -> Option<T>,
 ) -> ValueParser {
@@ -18,23 +46,12 @@ pub(crate) fn one_of<T: Clone + Send + Sync + 'static>(
 }
 
 /// What a word means in plans and records.
-pub(crate) fn word<T: DeserializeOwned>(word: &str) -> Option<T> {
+pub fn word<T: DeserializeOwned>(word: &str) -> Option<T> {
     T::deserialize(StrDeserializer::<Error>::new(word)).ok()
 }
 
-/// When the start token is put before a text.
-pub(crate) fn start_rule() -> ValueParser {
-    one_of(StartRule::ALL.map(StartRule::name), |word| StartRule::ALL.into_iter().find(|rule| rule.name() == word))
-}
-
-/// The instruction set of the kernels.
-pub(crate) fn simd() -> ValueParser {
-    const KNOWN: [(&str, Simd); 3] = [("avx512", Simd::Avx512), ("avx2", Simd::Avx2), ("portable", Simd::Portable)];
-    one_of(KNOWN.map(|(name, _)| name), |word| KNOWN.iter().find(|(name, _)| *name == word).map(|(_, simd)| *simd))
-}
-
-/// The formats; those that cannot be written are not shown.
-pub(crate) fn format() -> ValueParser {
+/// The formats of outputs; those that cannot be written are not shown.
+pub fn format() -> ValueParser {
     let words = [
         PossibleValue::new("same"),
         PossibleValue::new("safetensors"),
@@ -53,7 +70,7 @@ pub(crate) fn format() -> ValueParser {
 }
 
 /// Every name of an element type of floating tensors; the usual ones are shown.
-pub(crate) fn dtype() -> ValueParser {
+pub(super) fn dtype() -> ValueParser {
     let names = OutputDtype::NAMES;
     let is_usual = |i: usize| names[..i].iter().all(|(_, dtype)| *dtype != names[i].1);
     let usual = (0..names.len()).filter(|i| is_usual(*i)).map(|i| {
