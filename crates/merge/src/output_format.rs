@@ -96,6 +96,17 @@ pub fn choose_format(
     };
     let keeps_files = |format: OutputFormat| obstacle(format).is_none() && request.unreached_master.is_none();
     let can_be_made = |format: &OutputFormat| format.is_written_from_scratch() || keeps_files(*format);
+    let asked = match request.format {
+        Some(RequestedFormat::Named(format)) => Some(format),
+        _ => own,
+    };
+    if let Some(format) = asked.filter(|format| !keeps_files(*format)) {
+        let refusal = match (obstacle(format), request.unreached_master) {
+            (Some(obstacle), _) => FormatError::of_parts(newest, format, obstacle),
+            (None, master) => master.and_then(|master| FormatError::of_stale_parts(newest, master)),
+        };
+        refusal.map_or(Ok(()), Err)?;
+    }
     let (format, note) = match request.format {
         Some(RequestedFormat::Named(format)) => (format, None),
         Some(RequestedFormat::OnlyRead(found)) => return Err(FormatError::NotWritten { found }),

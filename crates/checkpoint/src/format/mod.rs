@@ -49,6 +49,7 @@ pub const FORMATS: &[&dyn Format] = &[
     &gguf::Gguf,
     &npz::Npz,
     &orbax::Orbax,
+    &torch::rank_folders::RankFolders,
 ];
 
 /// The name of a file that may hold a whole checkpoint, without its ending; `None` for other names.
@@ -226,6 +227,9 @@ pub struct Findings {
     pub foreign_names: Vec<String>,
     /// The left sides of the rules of a name map that fit no tensor.
     pub idle_renames: Vec<String>,
+    /// How many files of ranks the model is cut into, each with its part under the name of the file; 0 for a model that
+    /// is read whole.
+    pub n_ranks: usize,
 }
 
 impl Findings {

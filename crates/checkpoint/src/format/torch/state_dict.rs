@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 
+use super::dtensor::DistributedTensor;
 use super::error::TorchError;
 use super::tensor::{Found, TensorSpec, is_tensor, read_tensor};
 use crate::ReadOptions;
@@ -64,9 +65,20 @@ impl NameBudget {
     }
 }
 
+/// What a file holds of a distributed tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Holds {
+    /// All of it, or it cannot be read.
+    #[default]
+    Whole,
+    /// The part of one rank, which is read as a tensor.
+    Parts,
+}
+
 /// The chosen tensors.
 #[derive(Debug, Default)]
 pub(super) struct StateDict<'a> {
+    holds: Holds,
     /// The key that they are under; `None` for the whole file.
     pub(super) key: Option<String>,
     pub(super) tensors: Vec<(String, TensorSpec<'a>)>,
@@ -81,7 +93,11 @@ pub(super) struct StateDict<'a> {
 }
 
 /// Finds the state dict under the key of `options`, or the only one that can be meant.
-pub(super) fn find_state_dict<'a>(root: Value<'a>, options: &ReadOptions) -> Result<StateDict<'a>, TorchError> {
+pub(super) fn find_state_dict<'a>(
+    root: Value<'a>,
+    options: &ReadOptions,
+    holds: Holds,
+) -> Result<StateDict<'a>, TorchError> {
     let key = options.key.as_deref();
     check_root(root)?;
     let is_lightning = root.get(LIGHTNING_KEY).is_some();
@@ -90,7 +106,7 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, options: &ReadOptions) -> Res
     if let Some(key) = key {
         value = follow_key(root, key, &mut path)?;
     }
-    let mut found = StateDict::default();
+    let mut found = StateDict { holds, ..StateDict::default() };
     if key != Some(WHOLE_KEY) {
         value = descend(value, &mut path, &mut found.others, key.is_some())?;
     }
@@ -132,7 +148,7 @@ fn add_optimizer<'a>(
             key != part && is_optimizer_key(key) && (member.is_dict() || member.is_sequence())
         };
         for (key, member) in members(value).filter(is_state) {
-            let mut state = StateDict::default();
+            let mut state = StateDict { holds: found.holds, ..StateDict::default() };
             flatten(member, &mut state, budget)?;
             found.n_state += state.tensors.len();
             found.tensors.extend(state.tensors.into_iter().map(|(name, spec)| (format!("{key}.{name}"), spec)));
@@ -307,7 +323,9 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>, budget: &mut NameBud
             levels.push(Level { id: member.id(), members: members(member), name_len: name.len() });
             continue;
         }
-        match read_tensor(member).map_err(|fault| TorchError::Tensor { tensor: name.clone(), fault })? {
+        let part = DistributedTensor::of(member).filter(|_| found.holds == Holds::Parts).map(|tensor| tensor.local);
+        let tensor = read_tensor(part.unwrap_or(member));
+        match tensor.map_err(|fault| TorchError::Tensor { tensor: name.clone(), fault })? {
             Found::Tensor(spec) => {
                 budget.keep(name.len())?;
                 found.tensors.push((name.clone(), spec));
