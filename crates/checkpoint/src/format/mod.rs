@@ -48,9 +48,22 @@ pub const FORMATS: &[&dyn Format] = &[
     &torch::Torch,
     &gguf::Gguf,
     &npz::Npz,
-    &orbax::Orbax,
     &torch::rank_folders::RankFolders,
+    &orbax::Orbax,
 ];
+
+/// The format of a place; `None` if it has none.
+///
+/// # Errors
+/// `Storage` if a folder cannot be listed.
+pub(crate) fn format_of(storage: &dyn Storage, place: &Place) -> Result<Option<&'static dyn Format>, Error> {
+    for format in FORMATS.iter().filter(|format| format.recognises(place)) {
+        if format.confirms(storage, place)? {
+            return Ok(Some(*format));
+        }
+    }
+    Ok(None)
+}
 
 /// The name of a file that may hold a whole checkpoint, without its ending; `None` for other names.
 ///
@@ -98,6 +111,14 @@ pub trait Format: Debug + Sync {
 
     /// Whether this path is in this format, by the names of files and the first bytes of a single one.
     fn recognises(&self, place: &Place) -> bool;
+
+    /// Whether a look into the folders of a recognised path confirms it, for formats whose names others use too.
+    ///
+    /// # Errors
+    /// `Storage` if a folder cannot be listed.
+    fn confirms(&self, _storage: &dyn Storage, _place: &Place) -> Result<bool, Error> {
+        Ok(true)
+    }
 
     /// Reads the headers; those that `cache` has seen before need not be parsed again.
     ///

@@ -32,9 +32,9 @@ use self::dtensor::DTENSOR_NAMES;
 use self::error::TorchError;
 use self::folder::{Entrance, FILE_ENDS, choose_entrance, is_torch_name};
 pub(crate) use self::folder::{files_by_name, is_saved_name};
-use self::ranks::{RankFiles, part_name};
-pub(crate) use self::state_dict::{NameBudget, most_names};
+use self::ranks::{RankFiles, is_rank_name, part_name};
 use self::state_dict::{Holds, StateDict, all_as_named, all_tensors, find_state_dict};
+pub(crate) use self::state_dict::{NameBudget, most_names};
 use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};
 use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, npz};
 use crate::error::storage_error;
@@ -98,7 +98,10 @@ impl Format for Torch {
                     Place::File { path, .. } => path.clone(),
                     Place::Folder { path, .. } => path.join(&name),
                 };
-                let mut content = open_shards(storage, vec![(name, path)], (options, Holds::Whole), cache)?;
+                // Who gives the file of a rank means its part.
+                let is_part = matches!(place, Place::File { .. }) && is_rank_name(&name);
+                let holds = if is_part { Holds::Parts } else { Holds::Whole };
+                let mut content = open_shards(storage, vec![(name, path)], (options, holds), cache)?;
                 content.notes.extend(note);
                 Ok(content)
             }
@@ -271,7 +274,7 @@ fn place_all(
     file_idx: u32,
     found: StateDict<'_>,
 ) -> Result<FileContent, TorchError> {
-    let StateDict { key, tensors, unreadable, others, stripped, n_state } = found;
+    let StateDict { key, tensors, unreadable, others, stripped, n_state, holds: _ } = found;
     let mut entries = Vec::with_capacity(tensors.len());
     for (name, spec) in tensors {
         entries.push(place_entry(torch_file, file, file_idx, &name, spec)?);
@@ -342,8 +345,7 @@ fn open_ranks(
     options: &ReadOptions,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
-    let shards: Vec<_> =
-        files.complete(folder)?.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
+    let shards: Vec<_> = files.complete(folder)?.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
     let n_ranks = shards.len();
     let mut content = open_shards(storage, shards, (options, Holds::Parts), cache)?;
     if n_ranks > 1 {

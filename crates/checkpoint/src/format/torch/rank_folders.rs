@@ -10,7 +10,6 @@ use super::folder::is_saved_name;
 use super::open_ranks;
 use super::ranks::{MODEL_FOLDER, RankFiles, is_rank_name};
 use crate::state_names::is_state_name;
-use crate::stranger::describe_folders;
 use crate::{CatalogCache, Error, ReadOptions};
 
 /// Deepest nesting of folders of ranks.
@@ -37,6 +36,10 @@ impl Format for RankFolders {
         place.folder_names().any(|name| name == MODEL_FOLDER || is_rank_name(name))
     }
 
+    fn confirms(&self, storage: &dyn Storage, place: &Place) -> Result<bool, Error> {
+        Ok(find_files(storage, place)?.is_some())
+    }
+
     fn open(
         &self,
         storage: &Arc<dyn Storage>,
@@ -44,19 +47,27 @@ impl Format for RankFolders {
         options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
-        let Place::Folder { path, entries } = place else { return Err(describe_folders(&**storage, place)) };
-        let mut files = Vec::new();
-        list_files(&**storage, (path, ""), entries, 0, &mut files)?;
-        if files.is_empty() && entries.iter().any(|entry| is_folder(entry, MODEL_FOLDER)) {
-            let inner = path.join(MODEL_FOLDER);
-            let entries = storage.list_folder(&inner)?;
-            list_files(&**storage, (&inner, &format!("{MODEL_FOLDER}/")), &entries, 0, &mut files)?;
-        }
-        match RankFiles::find(files.iter().map(String::as_str)) {
-            Some(files) => open_ranks(storage, path, files, options, cache),
-            None => Err(describe_folders(&**storage, place)),
+        match find_files(&**storage, place)? {
+            Some(files) => open_ranks(storage, place.path(), files, options, cache),
+            None => {
+                let found = "its folders hold no files of ranks".to_owned();
+                Err(Error::NotACheckpoint { path: place.path().to_owned(), found, converter: None })
+            }
         }
     }
+}
+
+/// The files of ranks in the folders of a place, or in its folder of the model.
+fn find_files(storage: &dyn Storage, place: &Place) -> Result<Option<RankFiles>, Error> {
+    let Place::Folder { path, entries } = place else { return Ok(None) };
+    let mut files = Vec::new();
+    list_files(storage, (path, ""), entries, 0, &mut files)?;
+    if files.is_empty() && entries.iter().any(|entry| is_folder(entry, MODEL_FOLDER)) {
+        let inner = path.join(MODEL_FOLDER);
+        let entries = storage.list_folder(&inner)?;
+        list_files(storage, (&inner, &format!("{MODEL_FOLDER}/")), &entries, 0, &mut files)?;
+    }
+    Ok(RankFiles::find(files.iter().map(String::as_str)))
 }
 
 fn is_folder(entry: &FolderEntry, name: &str) -> bool {

@@ -238,7 +238,7 @@ mod tests {
     fn parts_are_complete_or_the_missing_ones_are_named() {
         let found = |names: &[&str]| {
             let files = RankFiles::find(names.iter().copied())?;
-            Some(files.complete(Path::new("x")).map_err(|error| error.details().join(" and ")))
+            Some(files.complete(Path::new("x")).map_err(|error| format!("{error}, {}", error.details().join(", "))))
         };
         let whole = |names: &[&str]| Some(Ok(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()));
         let lacks = |names: &[&str], file: &str| {

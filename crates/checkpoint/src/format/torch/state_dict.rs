@@ -78,7 +78,8 @@ pub(super) enum Holds {
 /// The chosen tensors.
 #[derive(Debug, Default)]
 pub(super) struct StateDict<'a> {
-    holds: Holds,
+    /// How distributed tensors are read.
+    pub(super) holds: Holds,
     /// The key that they are under; `None` for the whole file.
     pub(super) key: Option<String>,
     pub(super) tensors: Vec<(String, TensorSpec<'a>)>,
