@@ -176,13 +176,7 @@ impl fmt::Display for Difference {
                 write!(f, "\n  missing in  {}", shorten(absent))?;
                 write!(f, "\n  present in  {}", shorten(present))
             }
-            Self::Cut { rows } => {
-                f.write_str("the sources are cut into different files of ranks")?;
-                rows.iter().try_for_each(|(label, n_ranks, last)| match n_ranks {
-                    0 => write!(f, "\n  {label}  a whole model"),
-                    _ => write!(f, "\n  {label}  {n_ranks} files, the last one `{}`", display_name(last)),
-                })
-            }
+            Self::Cut { rows } => write_cut(f, rows),
             Self::Prefix { prefix, with, without, n_tensors, .. } => {
                 let prefix = display_name(prefix);
                 write!(f, "{} between sources by `{prefix}` alone", names_differ(*n_tensors))?;
@@ -242,6 +236,14 @@ impl fmt::Display for Difference {
             }
         }
     }
+}
+
+fn write_cut(f: &mut fmt::Formatter<'_>, rows: &[(String, usize, String)]) -> fmt::Result {
+    f.write_str("the sources are cut into different files of ranks")?;
+    rows.iter().try_for_each(|(label, n_ranks, last)| match n_ranks {
+        0 => write!(f, "\n  {label}  a whole model"),
+        _ => write!(f, "\n  {label}  {n_ranks} files, the last one `{}`", display_name(last)),
+    })
 }
 
 fn write_values(f: &mut fmt::Formatter<'_>, rows: &[(String, Option<Value>)]) -> fmt::Result {

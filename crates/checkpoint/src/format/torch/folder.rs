@@ -8,6 +8,7 @@ use thalweg_tensor::display_name;
 
 use super::super::Place;
 use super::error::TorchError;
+use super::file_names::{is_saved_name, strip_end};
 use super::ranks::RankFiles;
 use super::torch_error;
 use crate::error::UnfinishedFault;
@@ -29,7 +30,7 @@ const MODEL_NAMES: [&str; 7] = [
     "consolidated.pth",
 ];
 const INDEX_END: &str = ".bin.index.json";
-pub(super) const FILE_ENDS: [&str; 5] = [".pt", ".pth", ".bin", ".ckpt", ".pth.tar"];
+
 /// Which file or files to open.
 #[derive(Debug)]
 pub(super) enum Entrance {
@@ -49,20 +50,10 @@ pub(super) fn is_torch_name(name: &str) -> bool {
     is_saved_name(name) || name.ends_with(INDEX_END)
 }
 
-/// Whether a name is like those of files of torch.save, without their indexes.
-pub(crate) fn is_saved_name(name: &str) -> bool {
-    FILE_ENDS.iter().any(|end| name.ends_with(end))
-}
-
-/// A name without the ending of files of torch.save.
-pub(super) fn without_end(name: &str) -> &str {
-    FILE_ENDS.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
-}
-
 /// A shard's stem, its number, and the number of shards: `STEM-00001-of-00004.bin`.
 fn parse_shard(name: &str) -> Option<(&str, u64, u64)> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let stem = FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))?;
+    let stem = strip_end(name)?;
     let (rest, n_shards) = stem.rsplit_once("-of-")?;
     let (stem, shard) = rest.rsplit_once('-')?;
     Some((stem, number(shard)?, number(n_shards)?))

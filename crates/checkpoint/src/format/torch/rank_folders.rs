@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 
 use super::super::{Format, FormatContent, Place};
-use super::folder::is_saved_name;
+use super::file_names::is_saved_name;
 use super::open_ranks;
 use super::ranks::{MODEL_FOLDER, RankFiles, is_rank_name};
 use crate::state_names::is_state_name;

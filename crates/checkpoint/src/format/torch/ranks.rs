@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use super::folder::without_end;
+use super::file_names::strip_end;
 use crate::Error;
 use crate::error::UnfinishedFault;
 
@@ -60,7 +60,7 @@ fn numbers_in_part(part: &str) -> Vec<Number> {
         (part.get(start + n_digits..) == Some(end)).then_some(Number { at: start..start + n_digits, rank, size: None })
     };
     let axis = AXES.iter().find(|axis| part.starts_with(**axis));
-    let end = part.get(without_end(part).len()..).unwrap_or_default();
+    let end = strip_end(part).and_then(|stem| part.get(stem.len()..)).unwrap_or_default();
     if let Some(number) = axis.and_then(|axis| only(axis.len(), end)) {
         return vec![number];
     }
@@ -199,7 +199,7 @@ fn ranks_at(position: u64, sizes: &[u64]) -> Vec<u64> {
 /// What the names of the tensors in a file of a rank begin with: the name of the file, without its ending.
 pub(super) fn part_name(file: &str) -> String {
     let name = file.strip_prefix(MODEL_FOLDER).and_then(|rest| rest.strip_prefix('/')).unwrap_or(file);
-    without_end(name).replace('/', ".")
+    strip_end(name).unwrap_or(name).replace('/', ".")
 }
 
 #[cfg(test)]
