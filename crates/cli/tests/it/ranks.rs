@@ -148,6 +148,28 @@ fn parts_of_distributed_tensors_are_merged_and_everything_else_is_kept() {
     check(&scratch, "inspect run", 0, &["1 finished"]);
 }
 
+#[test]
+fn parts_of_sharded_tensors_are_merged_too() {
+    let scratch = Scratch::new();
+    let floats = |first: u8| (first..first + 6).flat_map(|value| f32::from(value).to_le_bytes()).collect::<Vec<_>>();
+    for (rank, first) in [(0, 0), (1, 6)] {
+        let name = format!("rank{rank}.pt");
+        let saved = fs::read(fixture("sharded").join(&name)).unwrap();
+        // The checksum in the archive is then wrong, which is not looked at.
+        let values = floats(first);
+        let at = saved.windows(values.len()).position(|window| window == values).unwrap();
+        let other = [&saved[..at], &floats(first + 20), &saved[at + values.len()..]].concat();
+        for (step, bytes) in [(1, saved), (2, other)] {
+            fs::create_dir_all(scratch.join(format!("run/step{step}"))).unwrap();
+            fs::write(scratch.join(format!("run/step{step}/{name}")), bytes).unwrap();
+        }
+    }
+    check(&scratch, "merge run --last 2 -o out", 0, &["merged 2 checkpoints (steps 1, 2)"]);
+    let merged = tensors(&scratch.join("out"));
+    let expected = |first| ("F32".to_owned(), "[3, 2]".to_owned(), floats(first));
+    assert_eq!(merged, BTreeMap::from([("rank0.w".to_owned(), expected(10)), ("rank1.w".to_owned(), expected(16))]));
+}
+
 /// Writes files of ranks, which have these names in each step.
 fn write_run(scratch: &Scratch, run: &str, steps: &[u32], files: &[&str]) {
     for step in steps {

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 
-use super::dtensor::DistributedTensor;
+use super::dtensor::local_parts;
 use super::error::TorchError;
 use super::tensor::{Found, TensorSpec, is_tensor, read_tensor};
 use crate::ReadOptions;
@@ -324,24 +324,38 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>, budget: &mut NameBud
             levels.push(Level { id: member.id(), members: members(member), name_len: name.len() });
             continue;
         }
-        let part = DistributedTensor::of(member).filter(|_| found.holds == Holds::Parts).map(|tensor| tensor.local);
-        let tensor = read_tensor(part.unwrap_or(member));
-        match tensor.map_err(|fault| TorchError::Tensor { tensor: name.clone(), fault })? {
-            Found::Tensor(spec) => {
-                budget.keep(name.len())?;
-                found.tensors.push((name.clone(), spec));
+        let parts = if found.holds == Holds::Parts { local_parts(member) } else { None };
+        match parts.as_deref() {
+            None => found.add(&name, member, budget)?,
+            Some([only]) => found.add(&name, *only, budget)?,
+            Some(several) => {
+                n_values += several.len();
+                for (i, part) in several.iter().enumerate() {
+                    found.add(&format!("{name}.{i}"), *part, budget)?;
+                }
             }
-            Found::Unreadable(reason) => {
-                budget.keep(name.len() + reason.len())?;
-                found.unreadable.push((name.clone(), reason));
-            }
-            Found::Other => {}
         }
     }
     Ok(())
 }
 
-impl StateDict<'_> {
+impl<'a> StateDict<'a> {
+    /// Adds a value, if it is a tensor.
+    fn add(&mut self, name: &str, value: Value<'a>, budget: &mut NameBudget) -> Result<(), TorchError> {
+        match read_tensor(value).map_err(|fault| TorchError::Tensor { tensor: name.to_owned(), fault })? {
+            Found::Tensor(spec) => {
+                budget.keep(name.len())?;
+                self.tensors.push((name.to_owned(), spec));
+            }
+            Found::Unreadable(reason) => {
+                budget.keep(name.len() + reason.len())?;
+                self.unreadable.push((name.to_owned(), reason));
+            }
+            Found::Other => {}
+        }
+        Ok(())
+    }
+
     /// Removes what module wrappers added to the names.
     fn strip_names(&mut self, is_lightning: bool) {
         let tensors = self.tensors.iter_mut().map(|(name, _)| name);
