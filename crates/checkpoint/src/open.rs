@@ -15,7 +15,7 @@ use crate::config::{MAX_CONFIG_BYTES, parse_config, without_quantisation};
 use crate::error::storage_error;
 use crate::format::dcp::error::DcpError;
 use crate::format::huggingface::INDEX_END;
-use crate::format::{FORMATS, HEAD_BYTES, Place};
+use crate::format::{FORMATS, HEAD_BYTES, Place, format_of};
 use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
 use crate::own_names::is_unfinished_output;
@@ -130,7 +130,7 @@ pub fn open_with_cache(
 ) -> Result<Checkpoint, Error> {
     let place = look_at(storage, path)?;
     ask_for_heads(&**storage, &place);
-    let Some(format) = FORMATS.iter().find(|format| format.recognises(&place)) else {
+    let Some(format) = format_of(&**storage, &place)? else {
         return Err(describe_folders(&**storage, &place));
     };
     let mut content =
@@ -220,7 +220,7 @@ pub fn open_other_copy(
     let first = checkpoint.files().first();
     let root = first.and_then(|file| file.path.ancestors().nth(Path::new(&file.name).components().count()));
     let place = look_at(storage, root.unwrap_or(checkpoint.path()))?;
-    let format = FORMATS.iter().find(|format| format.recognises(&place));
+    let format = format_of(&**storage, &place)?;
     let params = format.and_then(|format| format.other_params(&place, checkpoint.findings().params));
     let Some(params) = params.filter(|_| options.key.is_none()) else { return Ok(None) };
     // The state of the optimizer is the same in both.

@@ -1,12 +1,14 @@
 //! The names of files that trainers write beside the model: training state, logs and results.
 
-const STARTS: [&str; 22] = [
+const STARTS: [&str; 23] = [
     "all_results",
     "common.pt",
     "data_loader",
     "dataloader",
     "eval_results",
     "events.out.tfevents",
+    // Of verl's folders.
+    "extra_state",
     "latest_checkpointed",
     "lr_scheduler",
     "optim-",

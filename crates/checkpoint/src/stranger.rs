@@ -8,7 +8,7 @@ use thalweg_storage::{FileKind, FolderEntry, ReadAt, Storage};
 use thalweg_tensor::display_name;
 
 use crate::Error;
-use crate::format::{FORMATS, Place};
+use crate::format::{Place, format_of};
 use crate::state_names::is_state_name;
 
 /// A format that thalweg does not read: name endings of its files or folders, what it is, and how to get one that it
@@ -77,7 +77,7 @@ pub(crate) fn describe_folders(storage: &dyn Storage, place: &Place) -> Error {
     let is_checkpoint = |name: &&str| {
         let path = place.folder().join(name);
         let inner = storage.list_folder(&path).map(|entries| Place::Folder { path, entries });
-        !is_state_name(name) && inner.is_ok_and(|inner| FORMATS.iter().any(|format| format.recognises(&inner)))
+        !is_state_name(name) && inner.is_ok_and(|inner| format_of(storage, &inner).is_ok_and(|format| format.is_some()))
     };
     let Some(name) = place.folder_names().take(MAX_LOOKED_INTO).find(is_checkpoint) else { return error };
     Error::NotACheckpoint {

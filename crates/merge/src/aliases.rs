@@ -57,9 +57,11 @@ pub(crate) fn check_aliases(
     Ok(())
 }
 
-/// The path of a merged tensor in the files of its checkpoint, with the key that was removed from its name.
+/// The path of a merged tensor in the files of its checkpoint, with the key that was removed from its name. Names that
+/// begin with a file have no key.
 pub(crate) fn path_in(checkpoint: &Checkpoint, entry: &TensorEntry) -> String {
-    match checkpoint.findings().key.as_deref().filter(|_| !is_optimizer_state(&entry.name)) {
+    let findings = checkpoint.findings();
+    match findings.key.as_deref().filter(|_| findings.n_ranks == 0 && !is_optimizer_state(&entry.name)) {
         Some(key) if key != "." => format!("{key}.{}", entry.name),
         _ => entry.name.to_string(),
     }

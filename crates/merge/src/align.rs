@@ -85,6 +85,9 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
     check_signs(plan, sources)?;
+    if let Some(cut) = compare_cuts(sources) {
+        return Err(Error::NotAligned { differences: vec![cut], relation: relation_of(plan) });
+    }
     let policy = Policy::of(plan, sources);
     let mut differences = unreadable(sources, &policy);
     differences.extend(find_contents(sources, plan, &policy));
@@ -117,6 +120,26 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     let mut notes = collect_notes(sources, &layout, plan);
     notes.extend(harmless);
     Ok(MergeLayout { notes, ..layout })
+}
+
+/// Whether all models are whole, or cut into the same files of ranks: only then have tensors of one name the same part.
+fn compare_cuts(sources: &[OpenSource]) -> Option<Difference> {
+    if sources.iter().all(|source| source.checkpoint.findings().n_ranks == 0) {
+        return None;
+    }
+    let files_of = |source: &OpenSource| -> Vec<String> {
+        let is_cut = source.checkpoint.findings().n_ranks > 0;
+        source.checkpoint.files().iter().filter(|_| is_cut).map(|file| file.name.clone()).collect()
+    };
+    let mut kinds: Vec<(Vec<String>, String)> = Vec::new();
+    for source in sources {
+        let files = files_of(source);
+        if kinds.iter().all(|(known, _)| *known != files) {
+            kinds.push((files, source.label()));
+        }
+    }
+    let row = |(files, label): (Vec<String>, String)| (label, files.len(), files.last().cloned().unwrap_or_default());
+    (kinds.len() > 1).then(|| Difference::Cut { rows: kinds.into_iter().map(row).collect() })
 }
 
 fn relation_of(plan: &MergePlan) -> Relation {

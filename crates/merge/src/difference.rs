@@ -28,6 +28,11 @@ pub enum Difference {
         /// Whether the newest source is among those that have it.
         newest: NewestHas,
     },
+    /// The models are cut over ranks in different ways, each of which saved a part.
+    Cut {
+        /// First source of each kind: label, number of files of ranks (0 for a whole model), name of the last one.
+        rows: Vec<(String, usize, String)>,
+    },
     /// All names of some sources contain a word that those of the others lack.
     Prefix {
         /// The word with its dot, such as `_orig_mod.`.
@@ -171,6 +176,7 @@ impl fmt::Display for Difference {
                 write!(f, "\n  missing in  {}", shorten(absent))?;
                 write!(f, "\n  present in  {}", shorten(present))
             }
+            Self::Cut { rows } => write_cut(f, rows),
             Self::Prefix { prefix, with, without, n_tensors, .. } => {
                 let prefix = display_name(prefix);
                 write!(f, "{} between sources by `{prefix}` alone", names_differ(*n_tensors))?;
@@ -230,6 +236,14 @@ impl fmt::Display for Difference {
             }
         }
     }
+}
+
+fn write_cut(f: &mut fmt::Formatter<'_>, rows: &[(String, usize, String)]) -> fmt::Result {
+    f.write_str("the sources are cut into different files of ranks")?;
+    rows.iter().try_for_each(|(label, n_ranks, last)| match n_ranks {
+        0 => write!(f, "\n  {label}  a whole model"),
+        _ => write!(f, "\n  {label}  {n_ranks} files, the last one `{}`", display_name(last)),
+    })
 }
 
 fn write_values(f: &mut fmt::Formatter<'_>, rows: &[(String, Option<Value>)]) -> fmt::Result {
@@ -292,6 +306,10 @@ pub(crate) fn hint_for(differences: &[Difference], relation: Relation) -> Option
 
 fn hint_for_contents(difference: &Difference) -> Option<String> {
     match difference {
+        Difference::Cut { .. } => Some(
+            "merge checkpoints that as many ranks saved, or first join the parts of each with the trainer's own tool"
+                .to_owned(),
+        ),
         Difference::Unreadable { .. } => {
             Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
         }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use thalweg_checkpoint::Checkpoint;
+
 use crate::output_kind::{OptimizerPolicy, OutputFormat};
 
 /// What to do about a state that cannot be averaged.
@@ -61,6 +63,17 @@ pub enum FormatError {
         /// Why its files cannot be those of the newest source.
         why: KeepObstacle,
     },
+    /// The newest source is cut into files of ranks, and the output cannot have those files.
+    #[error(
+        "the newest source is in {n_ranks} files of ranks, each with a part of the model that only the trainer can join: \
+         its merge needs the same files, which the output cannot have: {why}"
+    )]
+    Parts {
+        /// How many files of ranks it has.
+        n_ranks: usize,
+        /// Why the files cannot be those of the newest source.
+        why: String,
+    },
     /// The output has not the files of the newest source, which hold the state of the optimizer.
     #[error("the output has no state of the optimizer, because it cannot have the files of its newest source: {why}")]
     NoOptimizer {
@@ -89,6 +102,24 @@ fn shared_bytes(a: &str, b: &str) -> String {
 }
 
 impl FormatError {
+    /// The refusal of an output that cannot have the files of `newest`, for an obstacle, if these are files of ranks:
+    /// other formats hold whole tensors.
+    pub(crate) fn of_parts(newest: &Checkpoint, format: OutputFormat, obstacle: KeepObstacle) -> Option<Self> {
+        let why = match obstacle {
+            KeepObstacle::Format { .. } => format!("it is to be written as `{format}`"),
+            _ => obstacle.to_string(),
+        };
+        let n_ranks = newest.findings().n_ranks;
+        (n_ranks > 0).then_some(Self::Parts { n_ranks, why })
+    }
+
+    /// As [`of_parts`](Self::of_parts), for copies of the parameters that the merge does not reach.
+    pub(crate) fn of_stale_parts(newest: &Checkpoint, master: &str) -> Option<Self> {
+        let why = Self::StaleMasters { master: master.to_owned() }.to_string();
+        let n_ranks = newest.findings().n_ranks;
+        (n_ranks > 0).then_some(Self::Parts { n_ranks, why })
+    }
+
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -96,6 +127,10 @@ impl FormatError {
             | Self::OnlyFromItself { .. }
             | Self::NeedsOtherFiles { .. }
             | Self::SharedBytes { .. } => "`--format safetensors` writes the tensors of any checkpoint",
+            Self::Parts { .. } => {
+                "leave that out, and join the parts of the merge with the trainer's own tool; or merge rank by rank, giving \
+                 the file of the same rank of each checkpoint"
+            }
             Self::OneFile { .. } => "leave out `--out-shard-size`",
             Self::StaleMasters { .. } => "leave the training state out with `--optimizer drop`",
             Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",

@@ -96,6 +96,9 @@ pub fn choose_format(
     };
     let keeps_files = |format: OutputFormat| obstacle(format).is_none() && request.unreached_master.is_none();
     let can_be_made = |format: &OutputFormat| format.is_written_from_scratch() || keeps_files(*format);
+    if newest.findings().n_ranks > 0 {
+        check_parts(request, newest, &obstacle)?;
+    }
     let (format, note) = match request.format {
         Some(RequestedFormat::Named(format)) => (format, None),
         Some(RequestedFormat::OnlyRead(found)) => return Err(FormatError::NotWritten { found }),
@@ -143,6 +146,24 @@ pub fn choose_format(
     let left_out = |master| format!("{}; it is left out", FormatError::StaleMasters { master });
     let notes: Vec<String> = stale.map(left_out).into_iter().chain(note).collect();
     Ok(ChosenFormat { format, optimizer, note: (!notes.is_empty()).then(|| notes.join("; ")) })
+}
+
+/// Refuses an output without the files of a newest source that is in files of ranks.
+fn check_parts(
+    request: FormatRequest<'_>,
+    newest: &Checkpoint,
+    obstacle: &dyn Fn(OutputFormat) -> Option<KeepObstacle>,
+) -> Result<(), FormatError> {
+    let asked = match request.format {
+        Some(RequestedFormat::Named(format)) => Some(format),
+        _ => OutputFormat::of(newest),
+    };
+    let Some(format) = asked else { return Ok(()) };
+    let refusal = match (obstacle(format), request.unreached_master) {
+        (Some(obstacle), _) => FormatError::of_parts(newest, format, obstacle),
+        (None, master) => master.and_then(|master| FormatError::of_stale_parts(newest, master)),
+    };
+    refusal.map_or(Ok(()), Err)
 }
 
 /// What an output has of its newest source beside the merged tensors.

@@ -48,8 +48,22 @@ pub const FORMATS: &[&dyn Format] = &[
     &torch::Torch,
     &gguf::Gguf,
     &npz::Npz,
+    &torch::rank_folders::RankFolders,
     &orbax::Orbax,
 ];
+
+/// The format of a place; `None` if it has none.
+///
+/// # Errors
+/// `Storage` if a folder cannot be listed.
+pub(crate) fn format_of(storage: &dyn Storage, place: &Place) -> Result<Option<&'static dyn Format>, Error> {
+    for format in FORMATS.iter().filter(|format| format.recognises(place)) {
+        if format.confirms(storage, place)? {
+            return Ok(Some(*format));
+        }
+    }
+    Ok(None)
+}
 
 /// The name of a file that may hold a whole checkpoint, without its ending; `None` for other names.
 ///
@@ -97,6 +111,14 @@ pub trait Format: Debug + Sync {
 
     /// Whether this path is in this format, by the names of files and the first bytes of a single one.
     fn recognises(&self, place: &Place) -> bool;
+
+    /// Whether a look into the folders of a recognised path confirms it, for formats whose names others use too.
+    ///
+    /// # Errors
+    /// `Storage` if a folder cannot be listed.
+    fn confirms(&self, _storage: &dyn Storage, _place: &Place) -> Result<bool, Error> {
+        Ok(true)
+    }
 
     /// Reads the headers; those that `cache` has seen before need not be parsed again.
     ///
@@ -226,6 +248,9 @@ pub struct Findings {
     pub foreign_names: Vec<String>,
     /// The left sides of the rules of a name map that fit no tensor.
     pub idle_renames: Vec<String>,
+    /// How many files of ranks the model is cut into, each with its part under the name of the file; 0 for a model that
+    /// is read whole.
+    pub n_ranks: usize,
 }
 
 impl Findings {

@@ -121,36 +121,6 @@ fn weights_in_another_form_are_not_copied_beside_a_merge() {
 }
 
 #[test]
-fn parts_of_ranks_are_not_offered_as_a_choice() {
-    let scratch = Scratch::new();
-    let saved = fixture("torch/trainstate/step-80.pt");
-    for (run, names) in [
-        ("meta", ["consolidated.00.pth", "consolidated.01.pth"]),
-        ("olmo", ["rank0.pt", "rank1.pt"]),
-        ("verl", ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"]),
-        (
-            "picotron",
-            [
-                "weights_tp_rank_world_size=0_2_pp_rank_world_size=0_1.pth",
-                "weights_tp_rank_world_size=1_2_pp_rank_world_size=0_1.pth",
-            ],
-        ),
-    ] {
-        for (step, name) in [("step-1", names[0]), ("step-1", names[1]), ("step-2", names[0]), ("step-2", names[1])] {
-            put(&scratch, &format!("{run}/{step}/{name}"), "");
-            fs::copy(&saved, scratch.join(format!("{run}/{step}/{name}"))).unwrap();
-        }
-        let parts = format!("the parts of 2 ranks (`{}`", names[0]);
-        let facts = [parts.as_str(), "hint: put the parts together", "rank by rank"];
-        check(&scratch, &format!("merge {run} --last 2 -o out"), 2, &facts);
-        // What the hint says works.
-        let line = format!("merge {run}/step-2/{0} {run}/step-1/{0} -o {run}-out", names[0]);
-        check(&scratch, &line, 0, &["merged 2 checkpoints (steps 1, 2)"]);
-        assert!(scratch.join(format!("{run}-out/{}", names[0])).exists());
-    }
-}
-
-#[test]
 fn a_checkpoint_in_a_folder_of_a_step_is_pointed_out() {
     let scratch = Scratch::new();
     for step in ["60", "80"] {

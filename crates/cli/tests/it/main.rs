@@ -36,6 +36,7 @@ mod optimizer;
 mod options;
 mod orbax;
 mod outputs;
+mod ranks;
 mod recover;
 mod rename;
 mod report;

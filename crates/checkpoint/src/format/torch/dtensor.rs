@@ -1,4 +1,4 @@
-//! Distributed tensors as PyTorch pickles them: one rank's part with the placement of the whole.
+//! Distributed tensors as PyTorch pickles them: one rank's parts with the placement of the whole.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,6 +23,7 @@ pub(crate) const DTENSOR_NAMES: NameList = &[
     ("torch.distributed.tensor.placement_types", "Shard"),
     ("torch.distributed.tensor.placement_types", "Replicate"),
     ("torch.distributed.tensor.placement_types", "_StridedShard"),
+    ("torch.distributed._shard.sharded_tensor.shard", "Shard"),
 ];
 
 /// One rank's part of a tensor, and the description of the whole.
@@ -98,6 +99,19 @@ impl<'a> DistributedTensor<'a> {
         };
         Some(Spread { mesh_shape, ranks, placements })
     }
+}
+
+/// What the rank that wrote a distributed tensor holds of it, which is nothing, one part or several; `None` for other
+/// values.
+pub(crate) fn local_parts(value: Value<'_>) -> Option<Vec<Value<'_>>> {
+    if let Some(tensor) = DistributedTensor::of(value) {
+        return Some(vec![tensor.local]);
+    }
+    // What FSDP writes without a mesh.
+    let object = value.as_object().filter(|object| &*object.global.name == "_rebuild_from_type_v2")?;
+    object.arg(1)?.as_global().filter(|class| &*class.name == "ShardedTensor")?;
+    let shards = object.arg(3)?.items().next()?;
+    shards.items().map(|shard| shard.as_object()?.attribute("tensor")).collect()
 }
 
 fn numbers(value: Value<'_>) -> Option<Vec<u64>> {

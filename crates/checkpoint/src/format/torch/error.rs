@@ -83,14 +83,6 @@ pub enum TorchError {
         /// The limit.
         limit: usize,
     },
-    /// Files of several ranks, each with a part of the model.
-    #[error("it holds the parts of {n_ranks} ranks (`{}` and so on), not a whole model", display_name(first))]
-    RankParts {
-        /// How many.
-        n_ranks: usize,
-        /// The first of them.
-        first: String,
-    },
     /// A file of one rank.
     #[error("it is only one rank's part of a model (`{}`)", display_name(name))]
     OneRank {
@@ -109,9 +101,9 @@ impl TorchError {
         }
     }
 
-    /// Whether the files are whole, but each holds the part of one rank.
+    /// Whether the file is whole, but holds the part of one rank.
     pub(crate) fn is_part_of_ranks(&self) -> bool {
-        matches!(self, Self::OneRank { .. } | Self::RankParts { .. })
+        matches!(self, Self::OneRank { .. })
     }
 
     /// What to do next, if anything helps.
@@ -123,10 +115,6 @@ impl TorchError {
             Self::BareTensor | Self::NoStateDict { .. } => "save a dictionary of tensors, such as `model.state_dict()`",
             Self::Archive(ArchiveError::Zip(ZipError::NoEnd)) => {
                 "wait until the save has finished, or copy the file again"
-            }
-            Self::RankParts { .. } => {
-                "put the parts together with the trainer's own tool; or merge rank by rank, giving the file of the same \
-                 rank of each checkpoint"
             }
             Self::OneRank { .. } => "save the whole state dict, or a distributed checkpoint of all ranks",
             _ => return None,

@@ -8,6 +8,8 @@ use thalweg_tensor::display_name;
 
 use super::super::Place;
 use super::error::TorchError;
+use super::file_names::{is_saved_name, strip_end};
+use super::ranks::RankFiles;
 use super::torch_error;
 use crate::error::UnfinishedFault;
 use crate::state_names::is_state_name;
@@ -28,7 +30,7 @@ const MODEL_NAMES: [&str; 7] = [
     "consolidated.pth",
 ];
 const INDEX_END: &str = ".bin.index.json";
-pub(super) const FILE_ENDS: [&str; 5] = [".pt", ".pth", ".bin", ".ckpt", ".pth.tar"];
+
 /// Which file or files to open.
 #[derive(Debug)]
 pub(super) enum Entrance {
@@ -39,6 +41,8 @@ pub(super) enum Entrance {
     Index(String),
     /// All shards, complete by their names, without an index.
     Shards(Vec<String>),
+    /// Files of ranks, each with its part of the model.
+    Ranks(RankFiles),
 }
 
 /// Whether a name is like those of torch.save files.
@@ -46,15 +50,10 @@ pub(super) fn is_torch_name(name: &str) -> bool {
     is_saved_name(name) || name.ends_with(INDEX_END)
 }
 
-/// Whether a name is like those of files of torch.save, without their indexes.
-pub(crate) fn is_saved_name(name: &str) -> bool {
-    FILE_ENDS.iter().any(|end| name.ends_with(end))
-}
-
 /// A shard's stem, its number, and the number of shards: `STEM-00001-of-00004.bin`.
 fn parse_shard(name: &str) -> Option<(&str, u64, u64)> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let stem = FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))?;
+    let stem = strip_end(name)?;
     let (rest, n_shards) = stem.rsplit_once("-of-")?;
     let (stem, shard) = rest.rsplit_once('-')?;
     Some((stem, number(shard)?, number(n_shards)?))
@@ -80,6 +79,7 @@ pub(crate) fn files_by_name(place: &Place) -> Result<Vec<String>, Error> {
     Ok(match choose_entrance(place)? {
         Entrance::Single { name, .. } => vec![name],
         Entrance::Shards(names) => names,
+        Entrance::Ranks(files) => files.complete(place.path())?,
         Entrance::Index(name) => {
             let stem = name.strip_suffix(INDEX_END).unwrap_or(&name);
             let is_shard = |name: &&str| parse_shard(name).is_some_and(|(of, ..)| of == stem);
@@ -110,6 +110,9 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
         return Ok(Entrance::Single { name: (*name).to_owned(), note: None });
     }
     let files = || place.file_names().filter(|name| is_torch_name(name) && !is_state_name(name));
+    if let Some(files) = RankFiles::find(files()) {
+        return Ok(Entrance::Ranks(files));
+    }
     if let Some(name) = files().find(|name| name.starts_with("pytorch_model_fsdp_") && name.contains("_rank")) {
         return Err(torch_error(&path, TorchError::OneRank { name: name.to_owned() }));
     }
@@ -127,27 +130,10 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
             let note = Some(Note::UnusualName { file: name.to_owned() });
             Ok(Entrance::Single { name: name.to_owned(), note })
         }
-        ref several if several.iter().all(|name| is_rank_name(name)) => {
-            let first = several.first().copied().unwrap_or_default().to_owned();
-            Err(torch_error(&path, TorchError::RankParts { n_ranks: several.len(), first }))
-        }
         ref several => {
             Err(Error::Ambiguous { path, candidates: several.iter().map(|name| (*name).to_owned()).collect() })
         }
     }
-}
-
-/// Whether a name is that of one rank's part, where it is one of several: `rank3.pt`, `model_world_size_8_rank_3.pt`,
-/// `weights_tp_rank_world_size=0_2_pp_rank_world_size=0_1.pth`, or Meta's `consolidated.03.pth`.
-fn is_rank_name(name: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_ranked = name.match_indices("rank").any(|(at, word)| {
-        let rest = name.get(at + word.len()..).unwrap_or_default();
-        rest.trim_start_matches(['_', '-', '=', '.']).starts_with(|c: char| c.is_ascii_digit())
-            || rest.starts_with("_world_size=")
-    });
-    let meta = name.strip_prefix("consolidated.").and_then(|rest| rest.strip_suffix(".pth"));
-    is_ranked || meta.is_some_and(is_number)
 }
 
 /// Checks that no shard is missing; the error lists all that are.

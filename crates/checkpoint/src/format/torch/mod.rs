@@ -7,8 +7,11 @@ pub mod archive;
 pub(crate) mod archive_write;
 pub(crate) mod dtensor;
 pub mod error;
+mod file_names;
 mod folder;
 mod legacy;
+pub mod rank_folders;
+mod ranks;
 mod state_dict;
 pub(crate) mod tensor;
 #[cfg(test)]
@@ -26,15 +29,20 @@ use thalweg_storage::{ReadAt, Storage};
 use thalweg_tensor::{Piece, TensorEntry};
 
 use self::archive::{Archive, ArchiveError};
+use self::dtensor::DTENSOR_NAMES;
 use self::error::TorchError;
-use self::folder::{Entrance, FILE_ENDS, choose_entrance, is_torch_name};
-pub(crate) use self::folder::{files_by_name, is_saved_name};
+use self::file_names::FILE_ENDS;
+pub(crate) use self::file_names::is_saved_name;
+pub(crate) use self::folder::files_by_name;
+use self::folder::{Entrance, choose_entrance, is_torch_name};
+use self::ranks::{RankFiles, is_rank_name, part_name};
+use self::state_dict::{Holds, StateDict, all_as_named, all_tensors, find_state_dict};
 pub(crate) use self::state_dict::{NameBudget, most_names};
-use self::state_dict::{StateDict, all_as_named, all_tensors, find_state_dict};
 use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};
 use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, npz};
 use crate::error::storage_error;
 use crate::index::{MAX_INDEX_BYTES, parse_index};
+use crate::optimizer_state::is_optimizer_state;
 use crate::pickle::{Global, NameList, Pickle, PickleLimits, Value, parse_pickle};
 use crate::stranger::has_name_of_stranger;
 use crate::zip_directory::{self, read_at};
@@ -76,6 +84,10 @@ impl Format for Torch {
         }
     }
 
+    fn is_certain(&self, place: &Place) -> bool {
+        matches!(place, Place::Folder { .. }) && matches!(choose_entrance(place), Ok(Entrance::Ranks(_)))
+    }
+
     fn open(
         &self,
         storage: &Arc<dyn Storage>,
@@ -89,17 +101,21 @@ impl Format for Torch {
                     Place::File { path, .. } => path.clone(),
                     Place::Folder { path, .. } => path.join(&name),
                 };
-                let mut content = open_shards(storage, vec![(name, path)], options, cache)?;
+                // Who gives the file of a rank means its part.
+                let is_part = matches!(place, Place::File { .. }) && is_rank_name(&name);
+                let holds = if is_part { Holds::Parts } else { Holds::Whole };
+                let mut content = open_shards(storage, vec![(name, path)], (options, holds), cache)?;
                 content.notes.extend(note);
                 Ok(content)
             }
             Entrance::Shards(names) => {
                 let n_shards = names.len();
                 let shards = names.into_iter().map(|name| (name.clone(), place.folder().join(&name))).collect();
-                let mut content = open_shards(storage, shards, options, cache)?;
+                let mut content = open_shards(storage, shards, (options, Holds::Whole), cache)?;
                 content.notes.push(Note::ShardsWithoutIndex { n_shards });
                 Ok(content)
             }
+            Entrance::Ranks(files) => open_ranks(storage, place.path(), files, options, cache),
             Entrance::Index(name) => {
                 let path = place.folder().join(&name);
                 open_sharded(storage, &path, place, options, cache)
@@ -231,8 +247,18 @@ pub struct FileContent {
 /// # Errors
 /// A [`TorchError`] if the file cannot be read.
 pub fn read_content(file: &dyn ReadAt, file_idx: u32, options: &ReadOptions) -> Result<FileContent, TorchError> {
-    let torch_file = TorchFile::open(file, 0..file.info().len_bytes, &[])?;
-    content_of(&torch_file, file, file_idx, options)
+    read_part(file, file_idx, (options, Holds::Whole))
+}
+
+/// As [`read_content`], for a file that may hold a part of the model.
+fn read_part(
+    file: &dyn ReadAt,
+    file_idx: u32,
+    (options, holds): (&ReadOptions, Holds),
+) -> Result<FileContent, TorchError> {
+    let lists: &[NameList] = if holds == Holds::Parts { &[DTENSOR_NAMES] } else { &[] };
+    let torch_file = TorchFile::open(file, 0..file.info().len_bytes, lists)?;
+    place_all(&torch_file, file, file_idx, find_state_dict(torch_file.pickle.root(), options, holds)?)
 }
 
 /// What an opened file holds under the key of `options`, or the only state dict in it that can be meant.
@@ -242,7 +268,7 @@ pub(crate) fn content_of(
     file_idx: u32,
     options: &ReadOptions,
 ) -> Result<FileContent, TorchError> {
-    place_all(torch_file, file, file_idx, find_state_dict(torch_file.pickle.root(), options)?)
+    place_all(torch_file, file, file_idx, find_state_dict(torch_file.pickle.root(), options, Holds::Whole)?)
 }
 
 fn place_all(
@@ -251,7 +277,7 @@ fn place_all(
     file_idx: u32,
     found: StateDict<'_>,
 ) -> Result<FileContent, TorchError> {
-    let StateDict { key, tensors, unreadable, others, stripped, n_state } = found;
+    let StateDict { key, tensors, unreadable, others, stripped, n_state, holds: _ } = found;
     let mut entries = Vec::with_capacity(tensors.len());
     for (name, spec) in tensors {
         entries.push(place_entry(torch_file, file, file_idx, &name, spec)?);
@@ -314,19 +340,61 @@ fn torch_error(path: &Path, source: TorchError) -> Error {
     Error::Torch { path: path.to_owned(), source: Box::new(source) }
 }
 
+/// Opens the files of ranks, whose tensors are named by their files if there are several.
+fn open_ranks(
+    storage: &Arc<dyn Storage>,
+    folder: &Path,
+    files: RankFiles,
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Result<FormatContent, Error> {
+    let shards: Vec<_> = files.complete(folder)?.into_iter().map(|name| (name.clone(), folder.join(name))).collect();
+    let n_ranks = shards.len();
+    let mut content = open_shards(storage, shards, (options, Holds::Parts), cache)?;
+    if n_ranks > 1 {
+        content.findings.n_ranks = n_ranks;
+        let example = content.catalog.entries().first().map(|entry| entry.name.to_string());
+        content.notes.extend(example.map(|example| Note::NamedByRank { example }));
+    }
+    Ok(content)
+}
+
+impl FileContent {
+    /// Names the tensors by their file. Those of an optimizer are known by the key that their names begin with.
+    fn name_by_file(&mut self, file: &str) {
+        let part = part_name(file);
+        let has_state = self.n_state > 0;
+        let named = |name: &str| match name.split_once('.').filter(|_| has_state && is_optimizer_state(name)) {
+            Some((key, rest)) => format!("{key}.{part}.{rest}"),
+            None => format!("{part}.{name}"),
+        };
+        for entry in &mut self.entries {
+            entry.name = named(&entry.name).into();
+        }
+        for unreadable in &mut self.findings.unreadable {
+            unreadable.name = named(&unreadable.name);
+        }
+    }
+}
+
 /// Opens files one after the other and joins their tensors.
 fn open_shards(
     storage: &Arc<dyn Storage>,
     shards: Vec<(String, std::path::PathBuf)>,
-    options: &ReadOptions,
+    (options, holds): (&ReadOptions, Holds),
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let mut content = FormatContent::default();
     let mut entries = Vec::new();
     let mut stripped = Vec::new();
+    let is_cut = holds == Holds::Parts && shards.len() > 1;
     for (file_idx, (name, path)) in (0..).zip(shards) {
         let reader = storage.open_file(&path).map_err(|error| storage_error(&path, error))?;
-        let found = read_content(&*reader, file_idx, options).map_err(|error| torch_error(&path, error))?;
+        let found = read_part(&*reader, file_idx, (options, holds));
+        let mut found = found.map_err(|error| torch_error(&path, error))?;
+        if is_cut {
+            found.name_by_file(&name);
+        }
         entries.extend(found.entries);
         content.n_state += found.n_state;
         content.findings.join(found.findings);
@@ -367,7 +435,7 @@ fn open_sharded(
     let index = parse_index(&bytes).map_err(refuse)?;
     let shards: Vec<_> = index.files.iter().map(|name| (name.clone(), place.folder().join(name))).collect();
     folder::check_shards(storage, place, &shards)?;
-    let content = open_shards(storage, shards, options, cache)?;
+    let content = open_shards(storage, shards, (options, Holds::Whole), cache)?;
     let faults = super::huggingface::compare_index(&index, content.catalog.entries());
     if !faults.is_empty() {
         return Err(Error::IndexMismatch { path: index_path.to_owned(), faults });

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 
+use super::dtensor::local_parts;
 use super::error::TorchError;
 use super::tensor::{Found, TensorSpec, is_tensor, read_tensor};
 use crate::ReadOptions;
@@ -64,9 +65,21 @@ impl NameBudget {
     }
 }
 
+/// What a file holds of a distributed tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Holds {
+    /// All of it, or it cannot be read.
+    #[default]
+    Whole,
+    /// The part of one rank, which is read as a tensor.
+    Parts,
+}
+
 /// The chosen tensors.
 #[derive(Debug, Default)]
 pub(super) struct StateDict<'a> {
+    /// How distributed tensors are read.
+    pub(super) holds: Holds,
     /// The key that they are under; `None` for the whole file.
     pub(super) key: Option<String>,
     pub(super) tensors: Vec<(String, TensorSpec<'a>)>,
@@ -81,7 +94,11 @@ pub(super) struct StateDict<'a> {
 }
 
 /// Finds the state dict under the key of `options`, or the only one that can be meant.
-pub(super) fn find_state_dict<'a>(root: Value<'a>, options: &ReadOptions) -> Result<StateDict<'a>, TorchError> {
+pub(super) fn find_state_dict<'a>(
+    root: Value<'a>,
+    options: &ReadOptions,
+    holds: Holds,
+) -> Result<StateDict<'a>, TorchError> {
     let key = options.key.as_deref();
     check_root(root)?;
     let is_lightning = root.get(LIGHTNING_KEY).is_some();
@@ -90,7 +107,7 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, options: &ReadOptions) -> Res
     if let Some(key) = key {
         value = follow_key(root, key, &mut path)?;
     }
-    let mut found = StateDict::default();
+    let mut found = StateDict { holds, ..StateDict::default() };
     if key != Some(WHOLE_KEY) {
         value = descend(value, &mut path, &mut found.others, key.is_some())?;
     }
@@ -132,7 +149,7 @@ fn add_optimizer<'a>(
             key != part && is_optimizer_key(key) && (member.is_dict() || member.is_sequence())
         };
         for (key, member) in members(value).filter(is_state) {
-            let mut state = StateDict::default();
+            let mut state = StateDict { holds: found.holds, ..StateDict::default() };
             flatten(member, &mut state, budget)?;
             found.n_state += state.tensors.len();
             found.tensors.extend(state.tensors.into_iter().map(|(name, spec)| (format!("{key}.{name}"), spec)));
@@ -307,22 +324,38 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>, budget: &mut NameBud
             levels.push(Level { id: member.id(), members: members(member), name_len: name.len() });
             continue;
         }
-        match read_tensor(member).map_err(|fault| TorchError::Tensor { tensor: name.clone(), fault })? {
-            Found::Tensor(spec) => {
-                budget.keep(name.len())?;
-                found.tensors.push((name.clone(), spec));
+        let parts = if found.holds == Holds::Parts { local_parts(member) } else { None };
+        match parts.as_deref() {
+            None => found.add(&name, member, budget)?,
+            Some([only]) => found.add(&name, *only, budget)?,
+            Some(several) => {
+                n_values += several.len();
+                for (i, part) in several.iter().enumerate() {
+                    found.add(&format!("{name}.{i}"), *part, budget)?;
+                }
             }
-            Found::Unreadable(reason) => {
-                budget.keep(name.len() + reason.len())?;
-                found.unreadable.push((name.clone(), reason));
-            }
-            Found::Other => {}
         }
     }
     Ok(())
 }
 
-impl StateDict<'_> {
+impl<'a> StateDict<'a> {
+    /// Adds a value, if it is a tensor.
+    fn add(&mut self, name: &str, value: Value<'a>, budget: &mut NameBudget) -> Result<(), TorchError> {
+        match read_tensor(value).map_err(|fault| TorchError::Tensor { tensor: name.to_owned(), fault })? {
+            Found::Tensor(spec) => {
+                budget.keep(name.len())?;
+                self.tensors.push((name.to_owned(), spec));
+            }
+            Found::Unreadable(reason) => {
+                budget.keep(name.len() + reason.len())?;
+                self.unreadable.push((name.to_owned(), reason));
+            }
+            Found::Other => {}
+        }
+        Ok(())
+    }
+
     /// Removes what module wrappers added to the names.
     fn strip_names(&mut self, is_lightning: bool) {
         let tensors = self.tensors.iter_mut().map(|(name, _)| name);

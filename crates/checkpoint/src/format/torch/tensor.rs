@@ -228,7 +228,8 @@ fn unwrap_type(object: ObjectView<'_>) -> Result<Result<Call<'_>, String>, Tenso
     let global = |position| argument(object, position, "class")?.as_global().ok_or(FAULT);
     let (function, class) = (global(0)?, global(1)?);
     if !PLAIN_TYPES.iter().any(|(module, name)| class.is(module, name)) {
-        let part = if &*class.name == "DTensor" { ": the file holds one rank's part of it" } else { "" };
+        let is_cut = matches!(&*class.name, "DTensor" | "ShardedTensor");
+        let part = if is_cut { ": the file holds one rank's part of it" } else { "" };
         return Ok(Err(format!("it is a tensor of class `{}`{part}", class.display())));
     }
     if !function.is_listed || !is_rebuild(function) {

@@ -368,6 +368,9 @@ fn folders_have_one_model_among_files_of_other_things() {
         match choose_entrance(&place) {
             Ok(Entrance::Single { name, .. } | Entrance::Index(name)) => name,
             Ok(Entrance::Shards(names)) => names.join(" and "),
+            Ok(Entrance::Ranks(files)) => {
+                files.complete(place.path()).map_or_else(|error| error.to_string(), |names| names.join(" and "))
+            }
             Err(error) => error.to_string(),
         }
     };
@@ -384,5 +387,8 @@ fn folders_have_one_model_among_files_of_other_things() {
     );
     assert!(choose(&["m-00001-of-00002.bin", "n-00002-of-00002.bin"]).contains("2 shards are there, but no"));
     assert!(choose(&["pytorch_model_fsdp_0_rank0.bin"]).contains("one rank's part"));
+    let ranks = ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"];
+    let beside = ["optim_world_size_2_rank_0.pt", "extra_state_world_size_2_rank_0.pt"];
+    assert_eq!(choose(&[&ranks[..], &beside].concat()), ranks.join(" and "));
     assert!(choose(&["optimizer.pt"]).contains("`optimizer.pt`, which is not a model"));
 }
