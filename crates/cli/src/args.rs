@@ -220,8 +220,7 @@ pub(crate) struct ExecutionArgs {
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 pub(crate) struct SourceArgs {
     /// A run folder; or checkpoints, ordered by step if all have one, else given oldest first; or a recipe (.toml,
-    /// .yml)
-    /// and the output
+    /// .yml), then the output folder
     #[arg(value_name = "RUN|CKPT...")]
     pub(crate) inputs: Vec<PathBuf>,
     /// A checkpoint with its coefficient, which may be negative; split at the last colon; repeatable

@@ -28,7 +28,7 @@ pub(crate) struct ForgetArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ForgetCommand {
-    /// Count titles in two corpora: the entities that the first is rich in and the second is poor in
+    /// Count titles in two corpora: find entities that are frequent in the first and rare in the second
     Entities(ForgetEntitiesArgs),
     /// Cut samples around entities out of a corpus: the probes of `forget score`
     Build(ForgetBuildArgs),
@@ -62,10 +62,10 @@ pub(crate) struct ForgetEntitiesArgs {
 /// How long prompts and continuations are.
 #[derive(Debug, Args, Clone, Copy)]
 pub(crate) struct ProbeTokensArgs {
-    /// Tokens of a prompt [default: as the probes were built, or 32]
+    /// Tokens of a prompt [default: those of the probes, else 32]
     #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub(crate) prompt_tokens: Option<usize>,
-    /// Tokens that are decoded after it [default: as the probes were built, or 32]
+    /// Tokens that are decoded after it [default: those of the probes, else 32]
     #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub(crate) decode_tokens: Option<usize>,
 }
@@ -111,7 +111,7 @@ Examples:
   thalweg forget score a b merged --probes probes.jsonl --recalled-by a
 
 M_ex: the prompt ends before the entity; share of continuations that contain it. M_in: the prompt
-ends with the entity; share of the tokens decoded after it that are those of the text. PPL_ent and
+ends with the entity; share of the decoded tokens that match the text. PPL_ent and
 M(f)_ent are perplexity and greedy accuracy on samples with an entity, PPL and M(f) on the others.
 Merges are made in memory. --outputs gives M_ex alone; `forget build` writes the prompts as `prompt`.")]
 pub(crate) struct ForgetScoreArgs {
@@ -157,10 +157,10 @@ pub(crate) struct ForgetCurveArgs {
     /// What `forget score -o` wrote
     #[arg(value_name = "SCORES.json", required_unless_present = "arm", conflicts_with = "arm")]
     pub(crate) scores: Option<PathBuf>,
-    /// Scores by name instead, such as those of policies of replay, all on the same probes; repeatable
+    /// Named scores instead of SCORES.json, such as one file for each replay policy, on the same probes; repeatable
     #[arg(long, value_name = "NAME=SCORES.json")]
     pub(crate) arm: Vec<String>,
-    /// The `schedule.json` of the arm that has the name of its policy; repeatable
+    /// A `schedule.json` of `forget replay`, for the arm named after its policy; repeatable
     #[arg(long, value_name = "FILE", requires = "arm")]
     pub(crate) schedule: Vec<PathBuf>,
 }
@@ -192,13 +192,13 @@ pub(crate) struct ForgetReplayArgs {
     /// What `forget entities` wrote, for the policies focused and intensive
     #[arg(long, value_name = "FILE")]
     pub(crate) entities: Option<PathBuf>,
-    /// Steps for each step of replay, that step included
+    /// One step in this many is replay
     #[arg(long, value_name = "STEPS", default_value_t = 20, value_parser = parse_whole::<u64>)]
     pub(crate) interval: u64,
-    /// Epochs of a burst of the policy intensive
+    /// Epochs in each burst of the policy intensive
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_whole::<u64>)]
     pub(crate) epochs: u64,
-    /// Batches that a sample may be part of
+    /// Most batches in which a sample may appear
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_whole::<u32>)]
     pub(crate) max_replays: u32,
     /// Seed of the random sampling

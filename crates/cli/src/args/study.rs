@@ -26,7 +26,7 @@ DIR/report.html shows them, and scores are reused by later sweeps.")]
 pub(crate) struct SweepArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
-    /// Folder that will hold one folder for each merge
+    /// Folder of the merges; with scores, also of the record and the page
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Checkpoints in a window
@@ -117,13 +117,13 @@ pub(crate) struct AnnealArgs {
     #[arg(long, default_value = "linear", value_name = "CURVE")]
     #[arg(value_parser = one_of(["linear", "cosine", "1-sqrt"], word::<DecayCurve>))]
     pub(crate) anneal: DecayCurve,
-    /// Its length in steps [default: a tenth of the end step]
+    /// Length of the anneal in steps [default: a tenth of the end step]
     #[arg(long, value_name = "D", conflicts_with = "anneal_tokens", value_parser = parse_whole::<u64>)]
     pub(crate) anneal_steps: Option<u64>,
-    /// Its length in tokens
+    /// Length of the anneal in tokens
     #[arg(long, value_name = "D", value_parser = parse_whole::<u64>)]
     pub(crate) anneal_tokens: Option<u64>,
-    /// Learning rate at its end, as a share of the peak
+    /// Learning rate at the end of the anneal, as a share of the peak
     #[arg(long, value_name = "F", default_value_t = 0.0)]
     pub(crate) anneal_floor: f64,
     /// Learn from these cases of past anneals too
@@ -163,7 +163,7 @@ pub(crate) struct ScoringArgs {
     /// before a context (never) [default: as the suite says, else always]
     #[arg(long, value_parser = start_rule(), value_name = "WHEN", conflicts_with = "eval_command")]
     pub(crate) start_token: Option<StartRule>,
-    /// Folder in which scores are kept for reuse [default: DIR/scores]
+    /// Folder in which scores are kept for reuse [default: `scores` in the folder of the output]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
 }

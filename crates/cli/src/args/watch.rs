@@ -81,8 +81,8 @@ pub(crate) struct WatchArgs {
     /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
     #[arg(long)]
     pub(crate) hold: bool,
-    /// Between checkpoints, sum what the next windows will have, in DIR/prepared: their merges then read only the sum
-    /// and the new checkpoint
+    /// Between checkpoints, sum in DIR/prepared what the next windows share: their merges then read only that sum and
+    /// the new checkpoint
     #[arg(long)]
     pub(crate) prepare: bool,
     /// Have a worker elsewhere run the command: requests and results are files in this folder (docs/watch.md)
@@ -100,7 +100,7 @@ pub(crate) struct WatchArgs {
     /// Send a message when the forecast of the first score reaches this value
     #[arg(long, value_name = "VALUE", requires = "forecast", help_heading = "Messages")]
     pub(crate) target: Option<f64>,
-    /// Send a JSON message to this address (http only) on a spike of the loss and on a new best score
+    /// Send a JSON message to this address (http only) on a spike, a new best score and a forecast that reaches --target
     #[arg(long, value_name = "URL", help_heading = "Messages")]
     pub(crate) notify: Option<HookUrl>,
     /// Pipe the same message to a shell command, for example to curl

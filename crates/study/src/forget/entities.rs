@@ -1,4 +1,4 @@
-//! Entities that one corpus is rich in and another is poor in.
+//! Entities that are frequent in one corpus and rare in another.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

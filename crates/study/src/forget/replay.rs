@@ -50,7 +50,7 @@ impl fmt::Display for ReplayPolicy {
 pub struct ReplayOptions {
     /// What is replayed.
     pub policy: ReplayPolicy,
-    /// Steps for each step of replay, that step included.
+    /// One step in this many is replay.
     pub interval: u64,
     /// Epochs of a burst of [`ReplayPolicy::Intensive`].
     pub epochs: u64,
