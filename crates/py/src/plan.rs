@@ -89,7 +89,7 @@ impl PyPlan {
         let session = Session::for_headers()?;
         run_watched(py, None, &watch, || {
             let bytes = session.storage.read_file(&path, MAX_PLAN_BYTES)?;
-            let text = String::from_utf8(bytes)
+            let text = thalweg_storage::text_of(bytes)
                 .map_err(|_| Failure::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
             Self::from_json(&text)
         })
