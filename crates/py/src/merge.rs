@@ -15,6 +15,7 @@ use thalweg_storage::ProcessHost;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorCatalog, counted, display_name};
 
+use crate::arguments::PlanArgument;
 use crate::checkpoint::{PyTensorInfo, find_tensor, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::{MemoryCopy, MemorySink, MemoryTarget, copy_all, take_memory};
@@ -308,7 +309,7 @@ impl PyTensorIterator {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn merge(
     py: Python<'_>,
-    plan: &PyPlan,
+    plan: PlanArgument,
     out: Option<PathBuf>,
     threads: Option<usize>,
     memory: Option<SizeArgument>,
@@ -323,7 +324,7 @@ pub(crate) fn merge(
         replace: if force { Replace::Force } else { Replace::Never },
         partial: if discard_partial { PartialStage::Discard } else { PartialStage::Resume },
     };
-    let mut plan = plan.plan.clone();
+    let mut plan = plan.0.get().plan.clone();
     if allow_changed {
         plan.seen_sources.clear();
     }

@@ -12,8 +12,9 @@ use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::counted;
 
+use crate::arguments::{RunArgument, SourcesArgument};
 use crate::error::{Failure, Result};
-use crate::options::{RenameArgument, SourceArgument, merge_request, read_options};
+use crate::options::{RenameArgument, merge_request, read_options};
 use crate::session::{Session, Watch, run_watched};
 
 /// The output that a plan names by default, as that of `thalweg plan` does.
@@ -196,15 +197,15 @@ impl PyPlan {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn plan(
     py: Python<'_>,
-    run: Option<PathBuf>,
-    sources: Option<Vec<SourceArgument>>,
+    run: Option<RunArgument>,
+    sources: Option<SourcesArgument>,
     out: Option<PathBuf>,
     key: Option<String>,
     params: Option<String>,
     rename: Option<RenameArgument>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> Result<PyPlan> {
-    let request = merge_request(run, sources, options)?;
+    let request = merge_request(run.map(|run| run.0), sources.map(|sources| sources.0), options)?;
     let watch = Watch::default();
     let session = Session::for_headers()?;
     let plan = run_watched(py, None, &watch, || {

@@ -51,9 +51,9 @@ impl DocumentKind {
     /// Reads a document of this kind. Its kind and version come first: another kind has other fields.
     /// As all JSON of this crate, from bytes: types that documents share would otherwise be compiled twice.
     pub(crate) fn read<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, Error> {
-        let head: Head = serde_json::from_slice(json).map_err(|source| Error::ReportForm { source })?;
+        let head: Head = serde_json::from_slice(json).map_err(|source| Error::ReportForm { path: None, source })?;
         self.check(None, &head.kind, head.version)?;
-        serde_json::from_slice(json).map_err(|source| Error::ReportForm { source })
+        serde_json::from_slice(json).map_err(|source| Error::ReportForm { path: None, source })
     }
 
     /// The same for a line, or for a file whose reader says what it is for; the error says what is wrong.
@@ -106,7 +106,7 @@ pub(crate) fn kind_of(document: &Value) -> (&str, u64) {
 /// # Errors
 /// `ReportForm`.
 pub(crate) fn pretty_json(value: &impl Serialize) -> Result<String, Error> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::ReportForm { source })?;
+    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::ReportForm { path: None, source })?;
     text.push('\n');
     Ok(text)
 }

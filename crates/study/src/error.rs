@@ -100,8 +100,10 @@ pub enum Error {
         what: &'static str,
     },
     /// The text is not JSON, or not JSON of this form.
-    #[error("cannot read the report: {source}")]
+    #[error("cannot read {}: {source}", path.as_deref().map_or_else(|| "the report".to_owned(), |path| format!("`{}`", path.display())))]
     ReportForm {
+        /// Its file, where that is known.
+        path: Option<PathBuf>,
         /// Where the reading stopped.
         #[source]
         source: serde_json::Error,
@@ -150,12 +152,6 @@ pub enum Error {
     /// A run without finished checkpoints.
     #[error("the run has no finished checkpoint")]
     NoCheckpoint,
-    /// A record that contradicts itself.
-    #[error("the report is incomplete: {what}")]
-    ReportContent {
-        /// What does not fit.
-        what: String,
-    },
 }
 
 fn show_document(path: Option<&Path>) -> String {
@@ -179,6 +175,14 @@ impl Error {
 
     pub(crate) fn request_with_hint(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Request { what: what.into(), hint: Some(hint.into()) }
+    }
+
+    /// The same with the file of the document that it is about.
+    pub(crate) fn in_file(mut self, file: &Path) -> Self {
+        if let Self::ReportForm { path: path @ None, .. } | Self::ReportKind { path: path @ None, .. } = &mut self {
+            *path = Some(file.to_owned());
+        }
+        self
     }
 
     /// Lines that follow the first: what exists, what differs.
@@ -222,9 +226,7 @@ impl Error {
                 Some("start the run again, with a lower learning rate or a longer warmup".to_owned())
             }
             Self::StartTooShort { .. } => Some("choose checkpoints yourself, for example `--last 3`".to_owned()),
-            Self::ReportForm { .. } | Self::ReportContent { .. } => {
-                Some("rerun the command that made it: it resumes".to_owned())
-            }
+            Self::ReportForm { .. } => Some("rerun the command that made it: it resumes".to_owned()),
             Self::ReportKind { expected_kind, kind, .. } if kind == expected_kind => {
                 Some("another version of thalweg wrote it: create it again, or use that version".to_owned())
             }

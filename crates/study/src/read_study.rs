@@ -93,5 +93,5 @@ pub(crate) fn read_record(storage: &dyn Storage, path: &Path) -> Result<StudyRec
             "rerun the command that made it",
         )
     })?;
-    StudyRecord::from_json(&text)
+    StudyRecord::from_json(&text).map_err(|error| error.in_file(path))
 }

@@ -365,7 +365,7 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
         dtype: keep.dtype,
         checkpoints: checkpoints_of(receipt),
     };
-    let text = serde_json::to_vec(&sums).map_err(|source| Error::ReportForm { source })?;
+    let text = serde_json::to_vec(&sums).map_err(|source| Error::ReportForm { path: None, source })?;
     publish_file(&*cx.storage, &stage.join(SUMS_NAME), &text, SUMS.file())?;
     Ok(n_planes)
 }

@@ -199,7 +199,7 @@ impl WatchRecord {
         }
         let mut text = String::new();
         for row in &self.rows {
-            text.push_str(&serde_json::to_string(row).map_err(|source| Error::ReportForm { source })?);
+            text.push_str(&serde_json::to_string(row).map_err(|source| Error::ReportForm { path: None, source })?);
             text.push('\n');
         }
         publish_file(storage, &self.path, text.as_bytes(), RECORD.file())?;
