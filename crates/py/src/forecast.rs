@@ -1,6 +1,5 @@
 //! Forecasts, as Python sees them: what an anneal that was never run would score, by one's own function.
 
-
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_merge::context::DEFAULT_MEMORY;

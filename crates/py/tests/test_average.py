@@ -295,14 +295,15 @@ def test_tied_parameters_are_saved_once_and_loaded_twice() -> None:
 
 def test_a_compiled_model_is_kept_by_the_names_of_its_checkpoints(tmp_path: Path) -> None:
     model = Model()
-    compiled = torch.compile(model)
+    compiled: Any = torch.compile(model)
     average = thalweg.Average(compiled, count=2)
     average.update(1)
+    average.update(2)
     assert average.keys() == sorted(model.state_dict())
     average.write(tmp_path / "out")
     assert set(read_folder(tmp_path / "out")) == set(model.state_dict())
     for target in (None, compiled, model):
-        assert not average.load_into(target).missing
+        assert not average.load_into(target).missing_keys
     # A state from before, with the names of the compiled model.
     state = average.state_dict()
     state["saves"] = {
@@ -310,7 +311,7 @@ def test_a_compiled_model_is_kept_by_the_names_of_its_checkpoints(tmp_path: Path
         for place, tensors in state["saves"].items()
     }
     average.load_state_dict(state)
-    average.update(2)
+    average.update(3)
     assert average.keys() == sorted(model.state_dict())
 
 

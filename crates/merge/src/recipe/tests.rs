@@ -139,7 +139,7 @@ fn a_number_that_versions_of_yaml_read_in_two_ways_is_refused() {
     let linear = |weight: &str| format!("merge_method: linear\nmodels:\n- model: a\n  parameters: {{weight: {weight}}}\n");
     let expected = format!("4:24 `weight` must be {zero}, `-08` found");
     check_refused(&linear("-08"), RecipeKind::Yaml, &expected);
-    for weight in ["0", "0.10", "00.5", "'010'"] {
+    for weight in ["0.10", "00.5", "'010'"] {
         yaml(&linear(weight));
     }
 }
