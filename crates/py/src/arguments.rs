@@ -4,33 +4,10 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::error::{Failure, Result};
-use crate::merge::PyMerge;
 use crate::options::SourceArgument;
-use crate::plan::PyPlan;
-
-/// The plan that `merge` takes.
-pub(crate) struct PlanArgument(pub(crate) Py<PyPlan>);
-
-impl FromPyObject<'_, '_> for PlanArgument {
-    type Error = PyErr;
-
-    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        if let Ok(plan) = given.cast::<PyPlan>() {
-            return Ok(Self(plan.to_owned().unbind()));
-        }
-        let hint = if given.is_instance_of::<PyMerge>() {
-            "this is a merge already: call `write(OUT)`, `load_into(MODEL)` or `state_dict()`"
-        } else if is_list(given) {
-            "make one first: `thalweg.merge(thalweg.plan(sources=[...]))`"
-        } else {
-            "make one first: `thalweg.merge(thalweg.plan(RUN, last=10))`"
-        };
-        Err(Failure::usage_with_hint(format!("`merge` takes a plan, not {}", kind_of(given)?), hint).into())
-    }
-}
 
 /// The folder of a run.
 pub(crate) struct RunArgument(pub(crate) PathBuf);
@@ -43,14 +20,13 @@ impl FromPyObject<'_, '_> for RunArgument {
             if !error.is_instance_of::<PyTypeError>(given.py()) {
                 return Err(error);
             }
-            let hint = if is_list(given) {
-                "name checkpoints with `sources=[...]`, which `plan` and `explain` take"
-            } else if given.is_instance_of::<PyPlan>() {
-                "a plan is merged by `thalweg.merge(plan)`"
-            } else {
-                "give its path as text or `pathlib.Path`, or what `open_run` returned"
+            let kind = kind_of(given)?;
+            let hint = match &*kind {
+                "`list`" | "`tuple`" => "name checkpoints with `sources=[...]`, which `plan` and `explain` take",
+                "`Plan`" => "a plan is merged by `thalweg.merge(plan)`",
+                _ => "give its path as text or `pathlib.Path`, or what `open_run` returned",
             };
-            Err(Failure::usage_with_hint(format!("a run is one folder, not {}", kind_of(given)?), hint).into())
+            Err(Failure::usage_with_hint(format!("a run is one folder, not {kind}"), hint).into())
         })
     }
 }
@@ -112,11 +88,7 @@ impl<'a, 'py, T: FromPyObjectOwned<'py>> FromPyObject<'a, 'py> for ListArgument<
     }
 }
 
-fn is_list(given: Borrowed<'_, '_, PyAny>) -> bool {
-    given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>()
-}
-
 /// The name of its type, in back-ticks.
-fn kind_of(given: Borrowed<'_, '_, PyAny>) -> PyResult<String> {
+pub(crate) fn kind_of(given: Borrowed<'_, '_, PyAny>) -> PyResult<String> {
     Ok(format!("`{}`", given.get_type().name()?))
 }

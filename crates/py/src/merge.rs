@@ -15,7 +15,7 @@ use thalweg_storage::ProcessHost;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorCatalog, counted, display_name};
 
-use crate::arguments::PlanArgument;
+use crate::arguments::kind_of;
 use crate::checkpoint::{PyTensorInfo, find_tensor, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::{MemoryCopy, MemorySink, MemoryTarget, copy_all, take_memory};
@@ -295,6 +295,26 @@ impl PyTensorIterator {
             window.push(tensor_idx);
         }
         Ok(window)
+    }
+}
+
+/// The plan that `merge` takes.
+pub(crate) struct PlanArgument(Py<PyPlan>);
+
+impl FromPyObject<'_, '_> for PlanArgument {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        if let Ok(plan) = given.cast::<PyPlan>() {
+            return Ok(Self(plan.to_owned().unbind()));
+        }
+        let kind = kind_of(given)?;
+        let hint = match &*kind {
+            "`Merge`" => "this is a merge already: call `write(OUT)`, `load_into(MODEL)` or `state_dict()`",
+            "`list`" | "`tuple`" => "make one first: `thalweg.merge(thalweg.plan(sources=[...]))`",
+            _ => "make one first: `thalweg.merge(thalweg.plan(RUN, last=10))`",
+        };
+        Err(Failure::usage_with_hint(format!("`merge` takes a plan, not {kind}"), hint).into())
     }
 }
 

@@ -66,7 +66,8 @@ impl Worker<'_> {
         Ok(stats)
     }
 
-    /// A tensor over which a rule's sums are not finite: copied where all sources are equal, refused where they are not.
+    /// A tensor over which a rule's sums are not finite: copied where all sources are equal, refused where they are
+    /// not.
     fn without_coefficients(
         &mut self,
         k: usize,
@@ -215,13 +216,17 @@ impl Worker<'_> {
             let out = &mut self.output[block.start * bytes_out..block.end * bytes_out];
             match rounding.round_into(merged, out) {
                 Ok(counts) => stats.n_non_finite += counts.n_non_finite,
-                // The sources are finite here, so this came of the arithmetic.
-                Err(SumFault::NonFiniteInput { element_idx, .. }) => {
-                    return Ok(Err(SumFault::Overflow { element_idx: start + element_idx, value: merged[element_idx] }));
-                }
-                Err(fault) => return Ok(Err(fault.moved_by(start))),
+                Err(fault) => return Ok(Err(of_rounding(fault, merged).moved_by(start))),
             }
         }
         Ok(Ok(stats))
+    }
+}
+
+/// A fault of rounding results: their sources are finite, so what is not finite came of the arithmetic.
+fn of_rounding(fault: SumFault, merged: &[f64]) -> SumFault {
+    match fault {
+        SumFault::NonFiniteInput { element_idx, .. } => SumFault::Overflow { element_idx, value: merged[element_idx] },
+        fault => fault,
     }
 }

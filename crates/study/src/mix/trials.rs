@@ -17,7 +17,7 @@ pub(super) const TRIALS: DocumentKind = DocumentKind::new("a file of scored mixt
 
 /// The largest file, and the most lines, that are read: each reference is compared with each trial.
 const MAX_BYTES: u64 = 256 << 20;
-const MAX_TRIALS: usize = 10_000;
+pub(super) const MAX_TRIALS: usize = 10_000;
 /// How far shares may be from a sum of 1.
 const SUM_TOLERANCE: f64 = 1e-3;
 

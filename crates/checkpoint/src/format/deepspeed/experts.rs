@@ -72,8 +72,8 @@ impl ExpertNumbers {
     }
 }
 
-/// Whether DeepSpeed's AutoEP cut experts over groups of ranks: these parts do not follow from `partition_count` and the
-/// names, and a model's file lists the layers.
+/// Whether DeepSpeed's AutoEP cut experts over groups of ranks: these parts do not follow from `partition_count` and
+/// the names, and a model's file lists the layers.
 pub(super) fn has_cut_layers(model: Value<'_>) -> bool {
     let is_cut = |layer: Value<'_>| {
         let has_ranks = layer.get("ep_size").and_then(Value::as_u64).is_some_and(|n_ranks| n_ranks > 1);
