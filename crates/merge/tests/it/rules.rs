@@ -370,6 +370,26 @@ fn opposite_and_zero_vectors_are_interpolated_linearly_by_slerp() {
 }
 
 #[test]
+fn the_karcher_mean_of_opposite_vectors_of_unequal_length_keeps_its_length() {
+    // Inner products carry the rounding of the longest vector, so that the shorter two do not look opposite to it.
+    let folder = tempfile::tempdir().unwrap();
+    let values = [-0.330_437_076_183_387_14, -0.475_219_068_991_552_1, 2.608_908_472_609_203_f64];
+    for (name, n_times) in [("one", 1), ("many", 9)] {
+        let experts = [0, 1, 2].map(|i| {
+            let path = folder.path().join(format!("{name}-{i}"));
+            let bytes = values[i].to_le_bytes().repeat(n_times);
+            write_checkpoint(&path, &tensors([("w", ("F64".to_owned(), vec![n_times as u64], bytes))]));
+            path
+        });
+        let experts = [(experts[0].as_path(), 1), (&experts[1], 200), (&experts[2], 100)];
+        let merged = Merge::new(RuleKind::Karcher, Convention::Paper, None, &experts).run();
+        let found = f64::from_le_bytes(merged["w"].2[..8].try_into().unwrap());
+        let length: f64 = experts.iter().zip(values).map(|((_, weight), x)| *weight as f64 / 301.0 * x.abs()).sum();
+        assert!((found + length).abs() < 1e-7 * length, "{name}: {found} is not -{length}");
+    }
+}
+
+#[test]
 fn of_equal_changes_mergekits_convention_keeps_the_first_and_the_papers_all() {
     let folder = tempfile::tempdir().unwrap();
     let base = one_tensor(folder.path(), "base", &[0.0; 6]);
