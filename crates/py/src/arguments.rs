@@ -38,7 +38,8 @@ impl FromPyObject<'_, '_> for SourcesArgument {
     type Error = PyErr;
 
     fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        const FORM: &str = "write `sources=[PATH, PATH]`, or pairs with coefficients: `sources=[(PATH, 2), (PATH, -1)]`";
+        const FORM: &str =
+            "write `sources=[PATH, PATH]`, or pairs with coefficients: `sources=[(PATH, 2), (PATH, -1)]`";
         let refuse = |what: String| PyErr::from(Failure::usage_with_hint(what, FORM));
         let is_one = given.is_instance_of::<PyString>() || given.is_instance_of::<PyBytes>();
         if is_one || given.is_instance_of::<PyDict>() {

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use thalweg_storage::{Storage, text_of};
 use thalweg_storage::guard::OwnKind;
+use thalweg_storage::{Storage, text_of};
 use thalweg_tensor::{counted, display_name};
 
 use crate::Error;

@@ -225,7 +225,9 @@ impl PlanRule {
         }
         if self.densities.len() != wanted {
             let given = counted(self.densities.len(), "density");
-            return Err(self.parameters(format!("needs {}, one for each expert, not {given}", counted(wanted, "density"))));
+            return Err(
+                self.parameters(format!("needs {}, one for each expert, not {given}", counted(wanted, "density")))
+            );
         }
         for density in &self.densities {
             if !(0.0..=1.0).contains(density) {

@@ -491,7 +491,9 @@ fn a_plan_with_a_rule_reads_back_and_a_wrong_one_is_refused() {
         MergePlan::new(vec![output]).unwrap_err().to_string()
     };
     let of_rule = |change: fn(&mut PlanRule)| refused(&|output| change(output.rule.as_mut().unwrap()));
-    assert!(of_rule(|rule| rule.densities = vec![0.5]).contains("needs 2 densities, one for each expert, not 1 density"));
+    assert!(
+        of_rule(|rule| rule.densities = vec![0.5]).contains("needs 2 densities, one for each expert, not 1 density")
+    );
     assert!(of_rule(|rule| rule.densities[1] = 1.5).contains("must be between 0 and 1, but it is 1.5"));
     assert!(of_rule(|rule| rule.densities[1] = f64::NAN).contains("must be between 0 and 1"));
     assert!(of_rule(|rule| rule.base = None).contains("`della` needs a base"));
@@ -572,7 +574,8 @@ fn a_rule_that_sums_over_a_tensor_names_what_makes_its_sums_not_finite() {
         assert!(hint.contains("`--take-newest w`") && !hint.contains("--allow-non-finite"), "{kind}: {hint}");
     }
     // Finite values whose squares are not.
-    let f64_tensor = |values: [f64; 2]| ("F64".to_owned(), vec![2], values.iter().flat_map(|x| x.to_le_bytes()).collect());
+    let f64_tensor =
+        |values: [f64; 2]| ("F64".to_owned(), vec![2], values.iter().flat_map(|x| x.to_le_bytes()).collect());
     let [base, x1, x2] = [("base64", [0.0, 0.0]), ("x64", [1e200, 1.0]), ("y64", [2e200, 2.0])]
         .map(|(name, values)| write(name, f64_tensor(values)));
     let experts = [(x1.as_path(), 100), (x2.as_path(), 100)];

@@ -155,7 +155,8 @@ fn read_row(line: usize, text: &str) -> Result<Row, String> {
     let columns = Columns { object: object.iter().map(|(name, value)| (name.to_lowercase(), value)).collect() };
     let k = columns.find(&K_NAMES);
     let k = k.ok_or_else(|| format!("it has no `k`; its keys are {}", shown_keys(&object)))?;
-    let k = whole(k.1).ok_or_else(|| format!("`{}` is {}, not a whole number from 0 to {}", k.0, shown(k.1), u32::MAX))?;
+    let k =
+        whole(k.1).ok_or_else(|| format!("`{}` is {}, not a whole number from 0 to {}", k.0, shown(k.1), u32::MAX))?;
     let loss = columns.find(&LOSS_NAMES);
     let loss = loss.ok_or_else(|| format!("it has no `loss`; its keys are {}", shown_keys(&object)))?;
     let finite = loss.1.as_f64().filter(|loss| loss.is_finite());

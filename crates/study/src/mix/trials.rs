@@ -107,7 +107,8 @@ mod tests {
         assert!(refused("{}").contains("neither `coefficients` nor `data_shares`"));
         assert!(refused(r#"{"data_shares": {"web": 0.7}}"#).contains("sum to 0.7, not to 1"));
         assert!(refused(r#"{"coefficients": {"web": 1.5, "code": -0.5}}"#).contains("-0.5 of `code` is not a share"));
-        let with = |measure: &str| refused(&format!(r#"{{"coefficients": {{"web": 1}}, "measures": {{"a/b": {measure}}}}}"#));
+        let with =
+            |measure: &str| refused(&format!(r#"{{"coefficients": {{"web": 1}}, "measures": {{"a/b": {measure}}}}}"#));
         assert_eq!(with("NaN"), r#"`measures.a/b` is "NaN", not a number"#);
         assert_eq!(with("null"), "`measures.a/b` is missing, but a number is expected");
         assert_eq!(refused(r#"{"coefficients": {"web": "1"}}"#), r#"`coefficients.web` is "1", not a number"#);

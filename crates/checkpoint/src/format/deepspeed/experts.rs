@@ -80,7 +80,9 @@ pub(super) fn has_cut_layers(model: Value<'_>) -> bool {
         let format = layer.get("checkpoint_format").and_then(Value::as_text);
         has_ranks || format == Some("zero3_partitioned")
     };
-    ["ds_autoep_layers", "autoep_layers"].iter().any(|key| model.get(key).is_some_and(|layers| layers.items().any(is_cut)))
+    ["ds_autoep_layers", "autoep_layers"]
+        .iter()
+        .any(|key| model.get(key).is_some_and(|layers| layers.items().any(is_cut)))
 }
 
 /// The number of an expert in a name, with what stands before and behind it.
