@@ -26,8 +26,8 @@ pub const MAX_CONFIG_BYTES: u64 = 4_000_000;
 /// # Ok::<(), String>(())
 /// ```
 pub fn parse_config(bytes: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = thalweg_storage::skip_mark(bytes);
+    let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))?;
     let parsed = serde_json::from_str(text).or_else(|_| serde_json::from_str(&quote_bare_words(text)));
     match parsed {
         Ok(Value::Object(object)) => Ok(Value::Object(object)),

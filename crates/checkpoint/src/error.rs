@@ -523,7 +523,6 @@ impl Error {
     /// What to do next, where there is a next move.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Storage(error) if error.is_disk_full() => "free some space, or write to another disk",
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
                 "wait until no program is writing to the checkpoint, then rerun the command"
             }

@@ -8,6 +8,7 @@ use thalweg_merge::engine::{Compared, ComparedBy, ExecuteOptions, MergeOutcome, 
 use thalweg_merge::plan::{MergePlan, SourceRef};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;
+use thalweg_storage::text_of;
 use thalweg_tensor::counted;
 
 use crate::args::ExecutionArgs;
@@ -35,7 +36,7 @@ pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>)
 /// Reads a plan that `plan -o` wrote.
 pub(crate) fn read_plan(path: &Path, world: &World<'_>) -> Result<MergePlan, Error> {
     let bytes = world.storage.read_file(path, MAX_PLAN_BYTES)?;
-    let text = String::from_utf8(bytes)
+    let text = text_of(bytes)
         .map_err(|_| Error::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
     Ok(MergePlan::from_json(&text)?)
 }

@@ -15,7 +15,7 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Reads the text of a config.
 pub(crate) fn read_config_text(path: &Path, world: &World<'_>) -> Result<String, Error> {
     let bytes = world.storage.read_file(path, MAX_CONFIG_BYTES)?;
-    String::from_utf8(bytes).map_err(|_| Error::usage(format!("`{}` is not UTF-8 text", path.display())))
+    thalweg_storage::text_of(bytes).map_err(|_| Error::usage(format!("`{}` is not UTF-8 text", path.display())))
 }
 
 /// Reads the config of one run.

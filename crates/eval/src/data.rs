@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
-use thalweg_storage::Storage;
+use thalweg_storage::{Storage, text_of};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -31,7 +31,7 @@ pub(crate) fn read_data(storage: &dyn Storage, path: &Path) -> Result<DataFile, 
     let digest = bytes_digest(DigestKind::Blake3, &bytes);
     let refuse = |what: String| Error::DataInvalid { path: path.to_owned(), what };
     let bytes = if path.extension().is_some_and(|end| end == "zst") { unpack(&bytes).map_err(refuse)? } else { bytes };
-    let text = String::from_utf8(bytes).map_err(|error| {
+    let text = text_of(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
         Error::RowInvalid { path: path.to_owned(), line, what: "the text is not UTF-8".to_owned() }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thalweg_eval::packed::{ZstdReader, is_zstd};
-use thalweg_storage::Storage;
+use thalweg_storage::{Storage, skip_mark};
 
 use crate::Error;
 
@@ -111,7 +111,7 @@ fn parse_lines(mut reader: impl BufRead, path: &Path) -> Result<Vec<String>, Err
                 "it is longer than the limit of {MAX_LINE_BYTES} bytes for a line or {MAX_TEXT_BYTES} for a file"
             )));
         }
-        let text = line.trim_ascii_end();
+        let text = if number == 1 { skip_mark(&line) } else { &line }.trim_ascii_end();
         if text.is_empty() {
             continue;
         }
@@ -136,6 +136,12 @@ pub(crate) fn resolve_path(folder: &Path, path: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_is_skipped() {
+        let texts = parse_documents("\u{feff}{\"text\": \"one\"}\n".as_bytes(), Path::new("a.jsonl")).unwrap();
+        assert_eq!(texts, ["one"]);
+    }
 
     #[test]
     fn the_built_in_corpus_has_the_documents_that_its_manifest_counts() {

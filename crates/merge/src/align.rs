@@ -404,6 +404,7 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         notes.push(format!("{} {how} (`--router`)", counted_are(n_routers, "router tensor")));
     }
     notes.extend(describe_state(layout));
+    notes.extend(codes_note(layout, plan));
     let n_taken = count(TensorClass::Newest);
     if n_taken > 0 {
         notes.push(format!("{} taken from the newest source (`--take-newest`)", counted_are(n_taken, "tensor")));
@@ -415,6 +416,23 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         notes.push(format!("{} left out (`--drop`)", counted_are(dropped.len(), "tensor")));
     }
     notes
+}
+
+/// Codes without known scales keep their element type, whatever was asked for.
+fn codes_note(layout: &MergeLayout, plan: &MergePlan) -> Option<String> {
+    let is_converted = |output: &OutputPlan| !matches!(output.dtype, OutputDtype::Same | OutputDtype::F64);
+    let tensors = layout.catalog.entries().iter().zip(&layout.classes);
+    let codes: Vec<&str> =
+        tensors.filter(|(_, class)| **class == TensorClass::Opaque).map(|(entry, _)| entry.dtype.name()).collect();
+    let names: BTreeSet<&str> = codes.iter().copied().collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    (!codes.is_empty() && plan.outputs.iter().any(is_converted)).then(|| {
+        format!(
+            "{} left as before ({}): `--dtype` changes floating types, and FP8 that has block scales",
+            counted_are(codes.len(), "tensor"),
+            names.join(", ")
+        )
+    })
 }
 
 /// Arrays of which nothing is stored in one source and something in another: zeros beside numbers.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 use thalweg_checkpoint::huggingface_name;
-use thalweg_tensor::{Dtype, Shape, display_name, shell_word};
+use thalweg_tensor::{Dtype, DtypeClass, Shape, display_name, shell_word};
 
 use crate::contents::Obstacle;
 use crate::contents::is_output_head;
@@ -498,6 +498,16 @@ fn hint_for_shape(difference: &Difference, relation: Relation) -> Option<String>
             if rows.iter().all(|row| row.1 == *shape) {
                 let others = rows.iter().filter(|row| row.2 != Dtype::F32);
                 let others: Vec<&str> = others.map(|(label, ..)| label.as_str()).collect();
+                // `convert` reads such codes only by their scales, and keeps all else as it is.
+                if let Some(codes) = rows.iter().find(|row| row.2.class() != DtypeClass::Mergeable) {
+                    return Some(format!(
+                        "{} is {}: merge the checkpoints as they were in a floating element type, or leave the tensor out with `{}`; \
+                         FP8 with block scales becomes one by `thalweg convert SOURCE -o OUT --dtype f32`",
+                        codes.0,
+                        codes.2,
+                        options_for("--drop", &[tensor])
+                    ));
+                }
                 return Some(format!(
                     "bring all sources to one element type with `thalweg convert SOURCE -o OUT --dtype f32`, then name each of them \
                      with `-m`; not f32 yet: {}",
@@ -593,6 +603,21 @@ pub(crate) fn idle_patterns<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_conversion_is_proposed_only_where_it_changes_the_element_type() {
+        let hint = |dtype| {
+            let row = |label: &str, dtype| (label.to_owned(), Shape::new([4]), dtype, "model.safetensors".to_owned());
+            let rows = vec![row("`a`", dtype), row("`b`", Dtype::Bf16)];
+            hint_for(&[Difference::Tensor { tensor: "w".to_owned(), rows }], Relation::Checkpoints).unwrap()
+        };
+        assert!(hint(Dtype::F32).starts_with("bring all sources to one element type with `thalweg convert"));
+        for dtype in [Dtype::F8E4M3, Dtype::I64] {
+            let said = hint(dtype);
+            assert!(said.starts_with(&format!("`a` is {dtype}: merge the checkpoints as they were")), "{said}");
+            assert!(said.contains("`--drop w`"), "{said}");
+        }
+    }
 
     #[test]
     fn a_word_that_a_wrapper_adds_is_found_anywhere() {

@@ -73,6 +73,8 @@ pub enum Error {
     NonFinite {
         /// Whether the newest source holds it.
         is_newest: bool,
+        /// Whether a rule needs sums over the whole tensor, so that IEEE rules would make all of it NaN.
+        is_summed: bool,
         /// Its name, safe to print.
         tensor: String,
         /// The source.
@@ -81,13 +83,13 @@ pub enum Error {
         element_idx: u64,
     },
     /// A finite sum is too large for the output's element type.
-    #[error("tensor `{tensor}`, element {element_idx}: the merged value {value:e} is too large for {dtype}")]
+    #[error("tensor `{tensor}`, element {element_idx}: the merged value{} is too large for {dtype}", shown_value(*value))]
     Overflow {
         /// Its name, safe to print.
         tensor: String,
         /// Row-major index.
         element_idx: u64,
-        /// About the value.
+        /// About the value; infinity or NaN where it exceeds a double.
         value: f64,
         /// Element type of the output.
         dtype: Dtype,
@@ -101,7 +103,7 @@ pub enum Error {
         source: thalweg_tensor::kernel::SumError,
     },
     /// A rule has no answer for the values of a tensor.
-    #[error("tensor `{tensor}`: its values are too large for the inner products of `{kind}`")]
+    #[error("tensor `{tensor}`: its values are too large for the sums over the tensor that `{kind}` needs")]
     RuleUndefined {
         /// Its name, safe to print.
         tensor: String,
@@ -254,12 +256,16 @@ impl Error {
                  with `--non-float newest`",
                 shell_word(tensor)
             )),
+            Self::NonFinite { is_summed: true, tensor, .. } => Some(format!(
+                "leave that checkpoint out, or take the base's tensor as it is with `--take-newest {}`",
+                shell_word(tensor)
+            )),
             Self::NonFinite { is_newest: true, .. } => {
                 Some("leave that checkpoint out, or merge by IEEE rules with `--allow-non-finite`".to_owned())
             }
             Self::NonFinite { tensor, .. } => Some(format!(
-                "leave that checkpoint out; for a buffer, take the newest source's with `--take-newest {}`; or merge by IEEE rules with \
-                 `--allow-non-finite`",
+                "leave that checkpoint out; for a buffer, take the newest source's (where a rule merges experts, the base's) with \
+                 `--take-newest {}`; or merge by IEEE rules with `--allow-non-finite`",
                 shell_word(tensor)
             )),
             Self::Overflow { dtype: Dtype::F64, .. } => Some("choose other coefficients".to_owned()),
@@ -305,6 +311,11 @@ impl Error {
 /// The cause with its path where there is one: that a tensor could not be read is said already.
 fn describe_access(error: &AccessError) -> String {
     error.source.as_ref().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// A value in the middle of a sentence, if a double holds it.
+fn shown_value(value: f64) -> String {
+    if value.is_finite() { format!(" {value:e}") } else { String::new() }
 }
 
 fn describe_changes(changes: &[String]) -> String {

@@ -15,6 +15,7 @@ use thalweg_study::request::{MergeRequest, SourceOrder, choose_checkpoints};
 use thalweg_study::write_study::write_study;
 use thalweg_tensor::counted;
 
+use crate::arguments::{RunArgument, SourcesArgument};
 use crate::error::{Failure, Result};
 use crate::options::{RenameArgument, merge_request, read_options};
 use crate::run::{PyRunCheckpoint, refuse_others};
@@ -170,8 +171,8 @@ impl PyTrajectoryGeometry {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn explain(
     py: Python<'_>,
-    run: Option<PathBuf>,
-    sources: Option<Vec<PathBuf>>,
+    run: Option<RunArgument>,
+    sources: Option<SourcesArgument>,
     key: Option<String>,
     params: Option<String>,
     rename: Option<RenameArgument>,
@@ -183,7 +184,8 @@ pub(crate) fn explain(
     let request = merge_request(None, None, options)?;
     let (selection, about) = (request.selection.clone(), request.run.clone());
     refuse_others(&request, &MergeRequest { selection, run: about, ..MergeRequest::default() })?;
-    let inputs: Vec<PathBuf> = run.into_iter().chain(sources.unwrap_or_default()).collect();
+    let sources = sources.map(SourcesArgument::paths).transpose()?.unwrap_or_default();
+    let inputs: Vec<PathBuf> = run.into_iter().map(|run| run.0).chain(sources).collect();
     let memory = memory.unwrap_or_else(|| SizeArgument::Text(DEFAULT_MEMORY.to_owned()));
     let session = Session::new(threads, memory.bytes("memory")?)?;
     let watch = Watch::default();

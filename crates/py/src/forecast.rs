@@ -1,7 +1,5 @@
 //! Forecasts, as Python sees them: what an anneal that was never run would score, by one's own function.
 
-use std::path::PathBuf;
-
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_merge::context::DEFAULT_MEMORY;
@@ -16,6 +14,7 @@ use thalweg_study::request::MergeRequest;
 use thalweg_tensor::counted;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
+use crate::arguments::RunArgument;
 use crate::error::{Failure, Result};
 use crate::merge::open_in_memory;
 use crate::options::{merge_request, read_options, whole_numbers};
@@ -143,7 +142,7 @@ impl From<ForecastOutcome> for PyForecast {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn forecast(
     py: Python<'_>,
-    run: PathBuf,
+    run: RunArgument,
     evaluate: &Bound<'_, PyAny>,
     anneal: &str,
     anneal_steps: Option<Bound<'_, PyAny>>,
@@ -173,7 +172,7 @@ pub(crate) fn forecast(
     let watch = Watch::default();
     let trajectory = run_watched(py, None, &watch, || {
         let reading = read_options(&session, (None, None, None))?;
-        Ok(session.resolver(&watch, reading).open_run(&run, &request.run)?)
+        Ok(session.resolver(&watch, reading).open_run(&run.0, &request.run)?)
     })?;
     let mut asked = RecordedScores::default();
     loop {

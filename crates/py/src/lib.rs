@@ -2,6 +2,7 @@
 //!
 //! Floor 5: a face beside `cli`. It does not parse command lines and prints nothing.
 
+mod arguments;
 mod average_folder;
 mod checkpoint;
 mod compare;

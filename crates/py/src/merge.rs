@@ -15,6 +15,7 @@ use thalweg_storage::ProcessHost;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorCatalog, counted, display_name};
 
+use crate::arguments::kind_of;
 use crate::checkpoint::{PyTensorInfo, find_tensor, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::{MemoryCopy, MemorySink, MemoryTarget, copy_all, take_memory};
@@ -297,6 +298,26 @@ impl PyTensorIterator {
     }
 }
 
+/// The plan that `merge` takes.
+pub(crate) struct PlanArgument(Py<PyPlan>);
+
+impl FromPyObject<'_, '_> for PlanArgument {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        if let Ok(plan) = given.cast::<PyPlan>() {
+            return Ok(Self(plan.to_owned().unbind()));
+        }
+        let kind = kind_of(given)?;
+        let hint = match &*kind {
+            "`Merge`" => "this is a merge already: call `write(OUT)`, `load_into(MODEL)` or `state_dict()`",
+            "`list`" | "`tuple`" => "make one first: `thalweg.merge(thalweg.plan(sources=[...]))`",
+            _ => "make one first: `thalweg.merge(thalweg.plan(RUN, last=10))`",
+        };
+        Err(Failure::usage_with_hint(format!("`merge` takes a plan, not {kind}"), hint).into())
+    }
+}
+
 /// Opens a merge: the sources are opened and compared by their headers, nothing is merged yet.
 ///
 /// With `out`, the merge is also written there at once, as by `write`.
@@ -308,7 +329,7 @@ impl PyTensorIterator {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn merge(
     py: Python<'_>,
-    plan: &PyPlan,
+    plan: PlanArgument,
     out: Option<PathBuf>,
     threads: Option<usize>,
     memory: Option<SizeArgument>,
@@ -323,7 +344,7 @@ pub(crate) fn merge(
         replace: if force { Replace::Force } else { Replace::Never },
         partial: if discard_partial { PartialStage::Discard } else { PartialStage::Resume },
     };
-    let mut plan = plan.plan.clone();
+    let mut plan = plan.0.get().plan.clone();
     if allow_changed {
         plan.seen_sources.clear();
     }

@@ -12,8 +12,9 @@ use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::counted;
 
+use crate::arguments::{RunArgument, SourcesArgument};
 use crate::error::{Failure, Result};
-use crate::options::{RenameArgument, SourceArgument, merge_request, read_options};
+use crate::options::{RenameArgument, merge_request, read_options};
 use crate::session::{Session, Watch, run_watched};
 
 /// The output that a plan names by default, as that of `thalweg plan` does.
@@ -89,7 +90,7 @@ impl PyPlan {
         let session = Session::for_headers()?;
         run_watched(py, None, &watch, || {
             let bytes = session.storage.read_file(&path, MAX_PLAN_BYTES)?;
-            let text = String::from_utf8(bytes)
+            let text = thalweg_storage::text_of(bytes)
                 .map_err(|_| Failure::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
             Self::from_json(&text)
         })
@@ -196,15 +197,15 @@ impl PyPlan {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn plan(
     py: Python<'_>,
-    run: Option<PathBuf>,
-    sources: Option<Vec<SourceArgument>>,
+    run: Option<RunArgument>,
+    sources: Option<SourcesArgument>,
     out: Option<PathBuf>,
     key: Option<String>,
     params: Option<String>,
     rename: Option<RenameArgument>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> Result<PyPlan> {
-    let request = merge_request(run, sources, options)?;
+    let request = merge_request(run.map(|run| run.0), sources.map(|sources| sources.0), options)?;
     let watch = Watch::default();
     let session = Session::for_headers()?;
     let plan = run_watched(py, None, &watch, || {

@@ -14,6 +14,7 @@ use thalweg_study::restart::{Restart, RestartRequest, UNWRITTEN, recovery_docume
 use thalweg_tensor::counted;
 use thalweg_trajectory::Spike;
 
+use crate::arguments::RunArgument;
 use crate::error::{Failure, Result};
 use crate::options::{RenameArgument, merge_request, read_options};
 use crate::plan::PyPlan;
@@ -119,7 +120,7 @@ impl PyRecovery {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn recover(
     py: Python<'_>,
-    run: PathBuf,
+    run: RunArgument,
     out: Option<PathBuf>,
     scheme: &str,
     moments: &str,
@@ -155,7 +156,7 @@ pub(crate) fn recover(
     run_watched(py, progress.as_ref(), &watch, || {
         let reading = read_options(&session, (key, params, rename))?;
         let (resolver, cx) = (session.resolver(&watch, reading), session.context(&watch));
-        let trajectory = resolver.open_run(&run, &given.run)?;
+        let trajectory = resolver.open_run(&run.0, &given.run)?;
         let search = search_run(&trajectory)?;
         let spikes: Vec<PySpike> = search.spikes.iter().map(PySpike::from).collect();
         let restart = match spikes.is_empty() {

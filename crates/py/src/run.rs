@@ -11,6 +11,7 @@ use thalweg_study::request::MergeRequest;
 use thalweg_tensor::counted;
 use thalweg_trajectory::{Trajectory, TrajectoryCheckpoint};
 
+use crate::arguments::RunArgument;
 use crate::error::{Failure, Result};
 use crate::options::{RenameArgument, merge_request, read_options};
 use crate::session::{Session, Watch, run_watched};
@@ -151,7 +152,7 @@ pub(crate) fn refuse_others(request: &MergeRequest, expected: &MergeRequest) -> 
     log_columns=None, log_every=None, stable=None, checkpoint_pattern=None)")]
 pub(crate) fn open_run(
     py: Python<'_>,
-    path: PathBuf,
+    path: RunArgument,
     key: Option<String>,
     params: Option<String>,
     rename: Option<RenameArgument>,
@@ -163,7 +164,7 @@ pub(crate) fn open_run(
     let session = Session::for_headers()?;
     let trajectory = run_watched(py, None, &watch, || {
         let reading = read_options(&session, (key, params, rename))?;
-        Ok(session.resolver(&watch, reading).open_run(&path, &request.run)?)
+        Ok(session.resolver(&watch, reading).open_run(&path.0, &request.run)?)
     })?;
     Ok(PyRun { trajectory, notes: watch.notes() })
 }
@@ -177,7 +178,7 @@ pub(crate) fn open_run(
     checkpoint_pattern=None)")]
 pub(crate) fn select(
     py: Python<'_>,
-    run: PathBuf,
+    run: RunArgument,
     options: Option<&Bound<'_, PyDict>>,
 ) -> Result<Vec<PyRunCheckpoint>> {
     let request = merge_request(None, None, options)?;
@@ -187,7 +188,7 @@ pub(crate) fn select(
     let session = Session::for_headers()?;
     let (trajectory, sources) = run_watched(py, None, &watch, || {
         let resolver = session.resolver(&watch, ReadOptions::default());
-        let trajectory = resolver.open_run(&run, &request.run)?;
+        let trajectory = resolver.open_run(&run.0, &request.run)?;
         let sources = resolver.select(&trajectory, &request.selection)?;
         Ok((trajectory, sources))
     })?;

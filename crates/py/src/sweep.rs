@@ -19,6 +19,7 @@ use thalweg_study::write_study::PAGE_NAME;
 use thalweg_tensor::{TensorCatalog, TensorSink, counted};
 use thalweg_trajectory::Trajectory;
 
+use crate::arguments::{ListArgument, RunArgument};
 use crate::checkpoint::{PyTensorInfo, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::MemorySink;
@@ -286,9 +287,9 @@ impl PySweep {
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn sweep(
     py: Python<'_>,
-    run: PathBuf,
-    counts: Vec<usize>,
-    schemes: Option<Vec<String>>,
+    run: RunArgument,
+    counts: ListArgument<usize>,
+    schemes: Option<ListArgument<String>>,
     ends: Option<Vec<Bound<'_, PyAny>>>,
     interval_steps: Option<Vec<Bound<'_, PyAny>>>,
     interval_tokens: Option<Vec<Bound<'_, PyAny>>>,
@@ -302,11 +303,11 @@ pub(crate) fn sweep(
     options: Option<&Bound<'_, PyDict>>,
 ) -> Result<PySweep> {
     let (about, output) = about_and_output(options)?;
-    let newest = SweepRequest::new(counts, DEFAULT_FOLDER);
+    let newest = SweepRequest::new(counts.0, DEFAULT_FOLDER);
     let request = SweepRequest {
         interval_steps: whole_numbers("interval_steps", interval_steps)?,
         interval_tokens: whole_numbers("interval_tokens", interval_tokens)?,
-        schemes: schemes.unwrap_or(newest.schemes),
+        schemes: schemes.map_or(newest.schemes, |schemes| schemes.0),
         ends: texts(ends)?.unwrap_or(newest.ends),
         raws: raw_choice(raws)?,
         output,
@@ -318,7 +319,7 @@ pub(crate) fn sweep(
     let (trials, found, trajectory, catalog) = run_watched(py, None, &watch, || {
         let reading = read_options(&session, (key, params, rename))?;
         let resolver = session.resolver(&watch, reading);
-        let trajectory = resolver.open_run(&run, &about)?;
+        let trajectory = resolver.open_run(&run.0, &about)?;
         let found = resolver.sweep(&request, &trajectory)?;
         let trials = trials_of(&found);
         let Some(first) = trials.first() else { return Err(Failure::usage("the sweep has no windows")) };

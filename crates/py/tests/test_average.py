@@ -293,6 +293,28 @@ def test_tied_parameters_are_saved_once_and_loaded_twice() -> None:
     assert raw(model.head.weight) == expected["embed.weight"] == raw(model.embed.weight)
 
 
+def test_a_compiled_model_is_kept_by_the_names_of_its_checkpoints(tmp_path: Path) -> None:
+    model = Model()
+    compiled: Any = torch.compile(model)
+    average = thalweg.Average(compiled, count=2)
+    average.update(1)
+    average.update(2)
+    assert average.keys() == sorted(model.state_dict())
+    average.write(tmp_path / "out")
+    assert set(read_folder(tmp_path / "out")) == set(model.state_dict())
+    for target in (None, compiled, model):
+        assert not average.load_into(target).missing_keys
+    # A state from before, with the names of the compiled model.
+    state = average.state_dict()
+    state["saves"] = {
+        place: {f"_orig_mod.{name}": value for name, value in tensors.items()}
+        for place, tensors in state["saves"].items()
+    }
+    average.load_state_dict(state)
+    average.update(3)
+    assert average.keys() == sorted(model.state_dict())
+
+
 def test_counters_of_batches_are_the_newest_if_so_asked() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
     refused, taken = thalweg.Average(model, count=2), thalweg.Average(model, count=2, non_float="newest")

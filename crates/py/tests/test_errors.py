@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -36,6 +36,35 @@ def test_options_that_contradict_each_other_are_named_as_keywords() -> None:
         thalweg.plan(RUN, last=2, every=1)
     with pytest.raises(thalweg.UsageError, match="^from_step or to_step and "):
         thalweg.plan(RUN, from_step=40, interval_steps=20)
+
+
+def test_what_is_given_in_place_of_a_plan_a_run_or_sources_is_named_with_what_to_write() -> None:
+    untyped: Any = thalweg
+    plan = thalweg.plan(RUN, every=1)
+    make_one = "make one first: `thalweg.merge(thalweg.plan(RUN, last=10))`"
+    calls: list[tuple[Callable[[], object], str, str]] = [
+        (lambda: untyped.merge(str(RUN)), "`merge` takes a plan, not `str`", make_one),
+        (lambda: untyped.merge(RUN), "Path`", make_one),
+        (lambda: untyped.merge(thalweg.open_run(RUN)), "not `Run`", make_one),
+        (lambda: untyped.merge([RUN, RUN]), "not `list`", "thalweg.plan(sources=[...])"),
+        (lambda: untyped.merge(thalweg.merge(plan)), "not `Merge`", "call `write(OUT)`"),
+        (lambda: untyped.plan([RUN, RUN]), "a run is one folder, not `list`", "`sources=[...]`"),
+        (lambda: untyped.explain([RUN]), "a run is one folder, not `list`", "`sources=[...]`"),
+        (lambda: untyped.sweep(plan, [2]), "a run is one folder, not `Plan`", "`thalweg.merge(plan)`"),
+        (lambda: untyped.open_run(3), "a run is one folder, not `int`", "give its path"),
+        (lambda: untyped.plan(sources=str(RUN)), "`sources` is a list of checkpoints, not `str`", "[(PATH, 2)"),
+        (lambda: untyped.plan(sources=RUN), "`sources` is a list of checkpoints, not `", "[PATH, PATH]"),
+        (lambda: untyped.plan(sources={RUN: 1}), "`sources` is a list of checkpoints, not `dict`", "[(PATH, 2)"),
+        (lambda: untyped.plan(sources=[RUN, 3]), "`sources[1]` is a path, or a path and its", "[PATH, PATH]"),
+        (lambda: untyped.explain(sources=[(RUN, 1), (RUN, 1)]), "has a coefficient", "[PATH, PATH]"),
+    ]
+    for call, told, hint in calls:
+        with pytest.raises(thalweg.UsageError) as refused:
+            call()
+        assert told in str(refused.value) and hint in (refused.value.hint or ""), refused.value
+    assert len(thalweg.plan(sources=iter(FORMATS["safetensors"])).sources) == len(FORMATS["safetensors"])
+    sweeps = [thalweg.sweep(RUN, 2, schemes="sma"), thalweg.sweep(RUN, [2], schemes=["sma"])]
+    assert [trial.name for trial in sweeps[0].plans] == [trial.name for trial in sweeps[1].plans]
 
 
 def test_an_unknown_keyword_is_refused_with_the_nearest() -> None:

@@ -273,6 +273,7 @@ impl Error {
                 Some("the object was replaced: rerun the command once no program is writing there")
             }
             Self::Locked { .. } => Some("wait until the other process has ended"),
+            Self::Io { .. } if self.is_disk_full() => Some("free some space, or write to another disk"),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Some(
                 "the file system or a limit (`ulimit -f`) allows no larger files: raise the limit, choose another \
                  disk, or write smaller files with `--out-shard-size`",
@@ -314,4 +315,17 @@ pub fn describe_io_error(error: &io::Error) -> String {
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_has_a_way_on_whatever_was_written() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let error = Error::Io { act: "write", path: "/page.html".into(), source: kind.into() };
+            assert_eq!(error.hint(), Some("free some space, or write to another disk"));
+        }
+    }
 }

@@ -18,6 +18,7 @@ mod names;
 pub mod publish;
 mod stdin;
 pub mod storage;
+mod text;
 
 pub use address::{is_address, tidy_path};
 #[cfg(feature = "cloud")]
@@ -28,3 +29,4 @@ pub use local::{LocalStorage, check_local};
 pub use memory::MemoryStorage;
 pub use stdin::STDIN_PATH;
 pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
+pub use text::{skip_mark, text_of};

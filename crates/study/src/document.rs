@@ -8,9 +8,9 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
-use thalweg_tensor::display_name;
+use thalweg_storage::{Storage, text_of};
+use thalweg_tensor::{counted, display_name};
 
 use crate::Error;
 
@@ -64,9 +64,9 @@ impl DocumentKind {
     /// Reads a document of this kind. Its kind and version come first: another kind has other fields.
     /// As all JSON of this crate, from bytes: types that documents share would otherwise be compiled twice.
     pub(crate) fn read<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, Error> {
-        let head: Head = serde_json::from_slice(json).map_err(|source| Error::ReportForm { source })?;
+        let head: Head = serde_json::from_slice(json).map_err(|source| Error::ReportForm { path: None, source })?;
         self.check(None, &head.kind, head.version)?;
-        serde_json::from_slice(json).map_err(|source| Error::ReportForm { source })
+        serde_json::from_slice(json).map_err(|source| Error::ReportForm { path: None, source })
     }
 
     /// The same for a line, or for a file whose reader says what it is for; the error says what is wrong.
@@ -159,7 +159,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<String, Error> {
 /// # Errors
 /// `ReportForm`.
 pub(crate) fn pretty_json(value: &impl Serialize) -> Result<String, Error> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::ReportForm { source })?;
+    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::ReportForm { path: None, source })?;
     text.push('\n');
     Ok(text)
 }
@@ -183,27 +183,34 @@ impl Lines {
     /// `Request` where it is not text; `Storage`.
     pub(crate) fn of_file(storage: &dyn Storage, path: &Path, max_bytes: u64) -> Result<Self, Error> {
         let file = format!("`{}`", path.display());
-        let text = String::from_utf8(storage.read_file(path, max_bytes)?);
+        let text = text_of(storage.read_file(path, max_bytes)?);
         let text = text.map_err(|_| Error::request(format!("{file} is not UTF-8 text")))?;
         Ok(Self { file, text })
     }
 
-    /// What `read` makes of the first `most` lines that are not blank; it gets their numbers too.
+    /// What `read` makes of the lines that are not blank; it gets their numbers too.
     ///
     /// # Errors
-    /// `LineForm` with what `read` says about a line.
+    /// `LineForm` with what `read` says about a line, and for the first one after `most` of them.
     pub(crate) fn read<T>(
         &self,
         most: usize,
         hint: &'static str,
         mut read: impl FnMut(usize, &str) -> Result<T, String>,
     ) -> Result<Vec<T>, Error> {
-        let lines = (1..).zip(self.text.lines()).filter(|(_, text)| !text.trim().is_empty()).take(most);
-        lines.map(|(line, text)| read(line, text).map_err(|what| self.fault(line, what, hint))).collect()
+        let lines = (1..).zip(self.text.lines()).filter(|(_, text)| !text.trim().is_empty());
+        let read_one = |(n, (line, text)): (usize, (usize, &str))| {
+            let too_many = || format!("it is one more than the limit of {}", counted(most, "line"));
+            let outcome = if n < most { read(line, text) } else { Err(too_many()) };
+            outcome.map_err(|what| self.fault(line, what, hint))
+        };
+        lines.enumerate().map(read_one).collect()
     }
 
     /// What is wrong with a line.
     pub(crate) fn fault(&self, line: usize, what: String, hint: &'static str) -> Error {
+        // A line is parsed alone, so its JSON counts its lines from 1.
+        let what = what.replace(" at line 1 column ", " at column ");
         Error::LineForm { file: self.file.clone(), line, what, hint }
     }
 }
@@ -342,6 +349,23 @@ mod tests {
         assert_eq!(Field::root(&rounded).correlation(), Ok(1.0));
         assert!(Field::root(&json!(-0.1)).size().is_err() && Field::root(&json!("1")).real().is_err());
         assert!(Field::root(&json!(0)).count().is_err() && Field::root(&json!(1.5)).whole().is_err());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_the_first_line() {
+        let storage = thalweg_storage::MemoryStorage::new();
+        let text = "\u{feff}Belmar\nTesvin\n".as_bytes();
+        let path = Path::new("/titles.txt");
+        storage.create_file(path, text.len() as u64).unwrap().write_all_at(0, text).unwrap();
+        let lines = Lines::of_file(&storage, path, 100).unwrap().read(9, "", |_, line| Ok(line.to_owned()));
+        assert_eq!(lines.unwrap(), ["Belmar", "Tesvin"]);
+    }
+
+    #[test]
+    fn lines_beyond_the_limit_are_refused_and_not_ignored() {
+        let read = |most| Lines::of_text("the text", "a\n\nb\n").read(most, "", |_, line| Ok(line.to_owned()));
+        assert_eq!(read(2).unwrap(), ["a", "b"]);
+        assert_eq!(read(1).unwrap_err().to_string(), "the text, line 3: it is one more than the limit of 1 line");
     }
 
     #[test]

@@ -84,8 +84,10 @@ pub enum Error {
         what: &'static str,
     },
     /// The text is not JSON, or not JSON of this form.
-    #[error("cannot read the report: {source}")]
+    #[error("cannot read {}: {source}", path.as_deref().map_or_else(|| "the report".to_owned(), |path| format!("`{}`", path.display())))]
     ReportForm {
+        /// Its file, where that is known.
+        path: Option<PathBuf>,
         /// Where the reading stopped.
         #[source]
         source: serde_json::Error,
@@ -157,6 +159,14 @@ impl Error {
 
     pub(crate) fn request_with_hint(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Request { what: what.into(), hint: Some(hint.into()) }
+    }
+
+    /// The same with the file of the document that it is about.
+    pub(crate) fn in_file(mut self, file: &Path) -> Self {
+        if let Self::ReportForm { path: path @ None, .. } | Self::ReportKind { path: path @ None, .. } = &mut self {
+            *path = Some(file.to_owned());
+        }
+        self
     }
 
     /// Lines that follow the first: what exists, what differs.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use thalweg_storage::{FileInfo, FileKind, Storage};
+use thalweg_storage::{FileInfo, FileKind, Storage, text_of};
 
 use crate::Error;
 use crate::record::{STUDY_NAME, StudyRecord};
@@ -87,11 +87,11 @@ pub fn read_study(storage: &dyn Storage, folder: &Path) -> Result<StudyRecord, E
 
 pub(crate) fn read_record(storage: &dyn Storage, path: &Path) -> Result<StudyRecord, Error> {
     let bytes = storage.read_file(path, MAX_RECORD_BYTES)?;
-    let text = String::from_utf8(bytes).map_err(|_| {
+    let text = text_of(bytes).map_err(|_| {
         Error::request_with_hint(
             format!("`{}` is not the record of a study: it is not UTF-8 text", path.display()),
             "rerun the command that made it",
         )
     })?;
-    StudyRecord::from_json(&text)
+    StudyRecord::from_json(&text).map_err(|error| error.in_file(path))
 }

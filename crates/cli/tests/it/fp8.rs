@@ -249,6 +249,21 @@ fn quantised_and_plain_sources_merge_together() {
 }
 
 #[test]
+fn codes_without_scales_stay_codes_and_a_note_says_so() {
+    let plain = TinyCheckpoint::new().raw_tensor("a.weight", Dtype::F8E5M2, &[2], &[0x38, 0x3c]).tensor(
+        "norm.weight",
+        Dtype::Bf16,
+        &[2],
+        &[1.0, -0.5],
+    );
+    let run = || Run::new([plain.clone(), plain.clone()]);
+    run().merge(&["--dtype", "f32"]).expect(0, &["1 tensor is left as before (F8_E5M2): `--dtype` changes floating"]);
+    let same = run().merge(&[]);
+    same.expect(0, &[]);
+    assert!(!same.text.contains("left as before"), "{}", same.text);
+}
+
+#[test]
 fn without_an_element_type_they_are_refused_with_the_option_that_works() {
     let run = Run::new([checkpoint(&weights(1)), checkpoint(&weights(2))]);
     let said = run.merge(&[]);

@@ -160,6 +160,9 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
     check(&scratch, &search.replace("--suite suite.toml ", ""), 2, &["--suite FILE"]);
     check(&scratch, &search.replace("b=base", "a=base"), 2, &["two components named `a`"]);
     check(&scratch, &format!("{search} --n 2"), 2, &["`--n` is at least 5"]);
+    for size in ["--n 18446744073709551615", "--n 6000", "--rounds 18446744073709551615"] {
+        check(&scratch, &format!("{search} {size}"), 2, &["is too large", "at most 10000 mixtures"]);
+    }
     check(
         &scratch,
         &search.replace("-o trials.jsonl", "-o lab.toml"),

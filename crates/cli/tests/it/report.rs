@@ -86,8 +86,16 @@ fn report_says_what_is_wrong_with_a_folder_or_a_record() {
     exit 2
     --- stdout
     --- stderr
-    error: this is `thalweg-study` version 1, but the record of a study is `thalweg-study` version 2
+    error: `[OUT]/study.json` is `thalweg-study` version 1, but the record of a study is `thalweg-study` version 2
     hint: another version of thalweg wrote it: create it again, or use that version
+    ");
+    std::fs::write(scratch.path().join("study.json"), "{\"kind\": 3}").unwrap();
+    insta::assert_snapshot!(transcript(&["report", &folder], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: cannot read `[OUT]/study.json`: invalid type: integer `3`, expected a string at line 1 column 10
+    hint: rerun the command that made it: it resumes
     ");
     assert!(!scratch.path().join("report.html").exists());
 }

@@ -143,7 +143,9 @@ fn requests_that_mean_nothing_are_refused_with_a_way_on() {
     assert!(refused("ties", &["--density", "1.5"]).contains("the density of `ties` must be between 0 and 1"));
     assert!(refused("ties", &["--seed", "1"]).contains("`ties` has no seed"));
     assert!(refused("karcher", &["--density", "0.5"]).contains("`karcher` has no density"));
-    assert!(refused("slerp", &[]).contains("`slerp` merges 1 with the base, but 2 are given"));
+    assert!(refused("slerp", &[]).contains("`slerp` merges 1 expert with the base, not 2"));
+    let tiny = format!("{EXPERTS}/a:1e-400");
+    assert!(refused("ties", &["-m", &tiny]).contains("a coefficient of `ties` must be 0, or between 1e-100 and 1e100"));
     assert!(refused("model-stock", &[]).contains("weights all experts equally"));
     assert!(refused("ties", &["--scheme", "wma"]).contains("`-m CKPT:COEF`"));
     let base = format!("{EXPERTS}/base");

@@ -38,6 +38,7 @@ pub(super) fn read_with(
     more: impl FnOnce(&Value, &ExternalResults) -> Result<BTreeMap<String, TaskItems>, Error>,
 ) -> Result<ExternalResults, Error> {
     let invalid = |what: String| Error::ResultsForm { path: path.to_owned(), what };
+    let bytes = thalweg_storage::skip_mark(bytes);
     let mut results;
     let mut items = BTreeMap::new();
     if core_table::is_table(bytes) {

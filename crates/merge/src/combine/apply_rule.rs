@@ -9,7 +9,7 @@ use thalweg_tensor::{Dtype, display_name, to_index};
 use super::{Piece, TensorStats, Worker};
 use crate::context::RunContext;
 use crate::error::Error;
-use crate::rule::{DeltaWork, RowRanks, RuleWork, Scan, Seen};
+use crate::rule::{DeltaWork, RowRanks, RuleWork, Scan, Seen, read_widened};
 
 /// Buffers of one worker for rules, and the sum of the tensor that it is in.
 #[derive(Default)]
@@ -39,6 +39,9 @@ impl Worker<'_> {
         let (input, output) = piece.dtypes(combination);
         self.output.resize(piece.n_bytes(output), 0);
         let outcome = match &self.job.rules[k] {
+            Some(RuleWork::Delta(work)) if !work.is_defined(piece.tensor_idx) => {
+                return self.without_coefficients(k, terms, piece, run);
+            }
             Some(RuleWork::Delta(work)) => {
                 self.merge_deltas(work, piece, (input, output), combination.non_finite, run)?
             }
@@ -63,7 +66,8 @@ impl Worker<'_> {
         Ok(stats)
     }
 
-    /// A tensor whose inner products are not finite: copied where all sources are equal, refused where they are not.
+    /// A tensor over which a rule's sums are not finite: copied where all sources are equal, refused where they are
+    /// not.
     fn without_coefficients(
         &mut self,
         k: usize,
@@ -74,18 +78,40 @@ impl Worker<'_> {
         if self.is_equal_everywhere(k, terms, piece, run)? {
             return self.copy(k, self.job.combinations[k].newest_idx, &[], piece);
         }
-        let (input, output) = piece.dtypes(&self.job.combinations[k]);
-        let mut values = vec![0.0; to_index(piece.elements.end - piece.elements.start)];
-        for (source_idx, &term) in terms.iter().enumerate() {
-            widen_into(input, &self.inputs[term], &mut values);
-            if let Some(element_idx) = values.iter().position(|value| !value.is_finite()) {
-                let fault = SumFault::NonFiniteInput { source_idx, element_idx };
-                return Err(self.explain(fault, terms, output, piece));
+        if let Some((source_idx, element)) = self.find_non_finite(terms, piece, run)? {
+            let fault = SumFault::NonFiniteInput { source_idx, element_idx: 0 };
+            let mut error = self.explain(fault, terms, piece.entry.dtype, piece);
+            if let Error::NonFinite { element_idx, is_summed, .. } = &mut error {
+                (*element_idx, *is_summed) = (element, true);
             }
+            return Err(error);
         }
         let kind = self.job.combinations[k].rule.as_ref().map(|rule| rule.kind);
         let kind = kind.ok_or(Error::Bug { what: "a combination without a rule has none" })?;
         Err(Error::RuleUndefined { tensor: display_name(&piece.entry.name), kind })
+    }
+
+    /// The first value of the whole tensor that is not finite, and its source: it need not be in this piece.
+    fn find_non_finite(
+        &self,
+        terms: &[usize],
+        piece: &Piece<'_>,
+        run: &RunContext<'_>,
+    ) -> Result<Option<(usize, u64)>, Error> {
+        let n_elements = piece.entry.shape.n_elements().unwrap_or(0);
+        let (mut bytes, mut values) = (Vec::new(), Vec::new());
+        for start in (0..n_elements).step_by(BLOCK_ELEMENTS) {
+            run.check_interrupt()?;
+            let block = start..n_elements.min(start + BLOCK_ELEMENTS as u64);
+            for (source_idx, &term) in terms.iter().enumerate() {
+                let entry = (piece.entry, piece.tensor_idx);
+                read_widened(self.job.sources[term], entry, block.clone(), &mut bytes, &mut values)?;
+                if let Some(place) = first_non_finite(&values, run.limits.simd) {
+                    return Ok(Some((source_idx, start + place as u64)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// One tensor's exact sum.
@@ -190,9 +216,17 @@ impl Worker<'_> {
             let out = &mut self.output[block.start * bytes_out..block.end * bytes_out];
             match rounding.round_into(merged, out) {
                 Ok(counts) => stats.n_non_finite += counts.n_non_finite,
-                Err(fault) => return Ok(Err(fault.moved_by(start))),
+                Err(fault) => return Ok(Err(of_rounding(fault, merged).moved_by(start))),
             }
         }
         Ok(Ok(stats))
+    }
+}
+
+/// A fault of rounding results: their sources are finite, so what is not finite came of the arithmetic.
+fn of_rounding(fault: SumFault, merged: &[f64]) -> SumFault {
+    match fault {
+        SumFault::NonFiniteInput { element_idx, .. } => SumFault::Overflow { element_idx, value: merged[element_idx] },
+        fault => fault,
     }
 }

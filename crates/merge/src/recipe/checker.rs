@@ -11,6 +11,14 @@ use thalweg_tensor::{nearest_name, parse_count};
 /// More problems than this are not looked for.
 const MAX_PROBLEMS: usize = 100;
 
+const WITHOUT_ZERO: &str = "a number without a leading zero, which YAML 1.1 takes for base 8 and YAML 1.2 does not";
+
+/// Whether a whole number of YAML means something else to one of its versions, as `010` does.
+fn has_leading_zero(text: &str) -> bool {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// A table of a recipe: its position and its keys.
 #[derive(Debug)]
 pub(super) struct Level {
@@ -139,6 +147,10 @@ impl<'a> Checker<'a> {
     /// An exact number, written as a number or as text.
     pub(super) fn ratio(&mut self, key: &str, node: &Node) -> Option<Ratio> {
         match &node.value {
+            NodeValue::Scalar { text, kind: ScalarKind::Plain } if has_leading_zero(text) => {
+                self.wrong_scalar(key, WITHOUT_ZERO, node, text);
+                None
+            }
             NodeValue::Scalar { text, kind: ScalarKind::Plain | ScalarKind::Quoted | ScalarKind::Number } => text
                 .parse()
                 .map_err(|error: NumberError| self.report(node.place, RecipeFault::Scheme(error.into())))
@@ -154,6 +166,10 @@ impl<'a> Checker<'a> {
     pub(super) fn count(&mut self, key: &str, node: &Node) -> Option<String> {
         const EXPECTED: &str = "a count such as 2000, 4B or 1.5k";
         match &node.value {
+            NodeValue::Scalar { text, kind: ScalarKind::Plain } if has_leading_zero(text) => {
+                self.wrong_scalar(key, WITHOUT_ZERO, node, text);
+                None
+            }
             NodeValue::Scalar { text, kind: ScalarKind::Plain | ScalarKind::Quoted | ScalarKind::Number } => {
                 let is_count = parse_count(text).is_ok();
                 if !is_count {

@@ -133,6 +133,19 @@ fn checkpoints_have_all_coefficients_or_none() {
 }
 
 #[test]
+fn a_number_that_versions_of_yaml_read_in_two_ways_is_refused() {
+    let zero = "a number without a leading zero, which YAML 1.1 takes for base 8 and YAML 1.2 does not";
+    check_refused("run: r\nlast: 010\n", RecipeKind::Yaml, &format!("2:7 `last` must be {zero}, `010` found"));
+    let linear =
+        |weight: &str| format!("merge_method: linear\nmodels:\n- model: a\n  parameters: {{weight: {weight}}}\n");
+    let expected = format!("4:24 `weight` must be {zero}, `-08` found");
+    check_refused(&linear("-08"), RecipeKind::Yaml, &expected);
+    for weight in ["0.10", "00.5", "'010'"] {
+        yaml(&linear(weight));
+    }
+}
+
+#[test]
 fn averages_name_their_widths() {
     let recipe =
         yaml("from_averages: ['0.05=runs/a=b', 0.1=runs/c]\nscheme: power-ema\nsigma_rel: 0.07\nend_step: 9k\n");

@@ -20,7 +20,13 @@ pub(crate) struct Shares {
 struct Sphere {
     norms: Vec<f64>,
     cosines: Vec<Vec<f64>>,
+    /// Directions whose squared sine is below this are opposite if they are not alike.
+    least_square: f64,
 }
+
+/// The same for vectors of equal lengths. Inner products are sums of products with the last source, so that those of
+/// short vectors carry the rounding of the longest.
+const LEAST_SQUARE: f64 = 1e-9;
 
 /// A sum of directions below this has no direction: inner products in f64 do not show shorter ones.
 const LEAST_NORM: f64 = 1e-7;
@@ -39,7 +45,10 @@ impl Sphere {
             norm => (product(i, j) / norm).clamp(-1.0, 1.0),
         };
         let cosines = (0..n).map(|i| (0..n).map(|j| cosine(i, j)).collect()).collect();
-        Self { norms, cosines }
+        let lengths = norms.iter().copied().filter(|norm| *norm > 0.0);
+        let (shortest, longest) = lengths.fold((f64::MAX, 0.0_f64), |(low, high), x| (low.min(x), high.max(x)));
+        let rounding = 64.0 * f64::EPSILON * (longest / shortest).powi(2);
+        Self { norms, cosines, least_square: rounding.clamp(LEAST_SQUARE, 1.0) }
     }
 
     /// The inner product of direction `i` with the vector that has coefficients `point` over all directions.
@@ -187,7 +196,8 @@ fn step_towards(sphere: &Sphere, mean: &[f64], weight: &dyn Fn(usize) -> f64, to
         let dot = sphere.dot(i, mean).clamp(-1.0, 1.0);
         let angle = dot.acos();
         // The opposite of the mean lies in every direction alike: it pulls in none.
-        if weight(i) == 0.0 || angle < tolerance || angle > std::f64::consts::PI - 1e-7 {
+        let is_opposite = dot < 0.0 && 1.0 - dot * dot < sphere.least_square;
+        if weight(i) == 0.0 || angle < tolerance || is_opposite {
             continue;
         }
         let factor = weight(i) * angle / angle.sin();

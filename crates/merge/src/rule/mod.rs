@@ -64,7 +64,7 @@ pub use table::{Convention, RULES, Rescale, RuleEntry, RuleKind};
 
 pub(crate) use della::RowRanks;
 pub(crate) use prepare::{DeltaWork, RuleInputs, RuleWork, held_bytes, prepare_rules};
-pub(crate) use scan::{Scan, Seen};
+pub(crate) use scan::{Scan, Seen, read_widened};
 
 #[cfg(test)]
 mod tests;

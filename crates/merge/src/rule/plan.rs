@@ -6,7 +6,7 @@ use num_rational::BigRational;
 use num_traits::{One, Zero};
 use serde::{Deserialize, Serialize};
 use thalweg_tensor::kernel::Election;
-use thalweg_tensor::nearest_name;
+use thalweg_tensor::{counted, nearest_name};
 
 use super::table::{Convention, Family, RULES, Rescale, RuleEntry, RuleKind, Sparsity};
 use crate::Coefficients;
@@ -113,6 +113,21 @@ impl RuleError {
     }
 }
 
+/// Coefficients and lambda are multiplied and divided in doubles, where others would become 0 or infinite.
+const WORKABLE: std::ops::RangeInclusive<f64> = 1e-100..=1e100;
+const WORKABLE_TEXT: &str = "0, or between 1e-100 and 1e100 without its sign";
+
+/// A number as the user wrote it, cut where it is very long.
+fn shown(number: &str) -> String {
+    const MAX_CHARS: usize = 40;
+    let cut = if number.len() > MAX_CHARS { "..." } else { "" };
+    number.chars().take(MAX_CHARS).chain(cut.chars()).collect()
+}
+
+fn is_workable(number: &Ratio) -> bool {
+    number.is_zero() || WORKABLE.contains(&number.to_f64().abs())
+}
+
 impl PlanRule {
     /// A rule with its defaults in a convention: density 0.5 for each of `n_experts`, gamma 0.01, epsilon 0.1, seed 0.
     ///
@@ -145,7 +160,7 @@ impl PlanRule {
     /// lambda as an exact number.
     fn exact_lambda(&self) -> Result<Ratio, RuleError> {
         self.lambda.parse().map_err(|_: NumberError| {
-            self.out_of_range("lambda", "a decimal number or a fraction", self.lambda.chars().take(40).collect())
+            self.out_of_range("lambda", "a decimal number or a fraction", shown(&self.lambda))
         })
     }
 
@@ -178,8 +193,11 @@ impl PlanRule {
         let n_experts = self.experts(n_sources).count();
         let (least, most) = self.kind.n_experts();
         if n_experts < least || n_experts > most {
-            let wanted = if most == least { format!("{least}") } else { format!("{least} or more") };
-            return Err(self.parameters(format!("merges {wanted} with the base, but {n_experts} are given")));
+            let wanted = if most == least { counted(least, "expert") } else { format!("{least} or more experts") };
+            return Err(self.parameters(format!("merges {wanted} with the base, not {n_experts}")));
+        }
+        if let Some(weight) = coefficients.ratios().find(|weight| !is_workable(weight)) {
+            return Err(self.out_of_range("a coefficient", WORKABLE_TEXT, shown(&weight.to_string())));
         }
         self.check_parameters(n_experts)?;
         if matches!(self.kind, RuleKind::MultiSlerp | RuleKind::Karcher) && coefficients.sum().is_zero() {
@@ -206,7 +224,10 @@ impl PlanRule {
             return Err(self.parameters("has no density"));
         }
         if self.densities.len() != wanted {
-            return Err(self.parameters(format!("takes {wanted} densities, but {} are given", self.densities.len())));
+            let given = counted(self.densities.len(), "density");
+            return Err(
+                self.parameters(format!("needs {}, one for each expert, not {given}", counted(wanted, "density")))
+            );
         }
         for density in &self.densities {
             if !(0.0..=1.0).contains(density) {
@@ -233,7 +254,9 @@ impl PlanRule {
                 return Err(self.parameters(format!("needs {name}")));
             }
         }
-        self.exact_lambda()?;
+        if !is_workable(&self.exact_lambda()?) {
+            return Err(self.out_of_range("lambda", WORKABLE_TEXT, shown(&self.lambda)));
+        }
         if let Some(gamma) = self.gamma.filter(|gamma| !(0.0..=1.0).contains(gamma)) {
             return Err(self.out_of_range("gamma", "between 0 and 1", gamma.to_string()));
         }
@@ -247,11 +270,13 @@ impl PlanRule {
     fn check_epsilon(&self, epsilon: f64) -> Result<(), RuleError> {
         let reach = self.reach(epsilon);
         let fits = |&density: &f64| density <= 0.0 || density >= 1.0 || density - reach > 0.0 && density + reach < 1.0;
-        if epsilon >= 0.0 && self.densities.iter().all(fits) {
-            return Ok(());
-        }
-        let expected = "so small that no probability around the density leaves the range from 0 to 1";
-        Err(self.out_of_range("epsilon", expected, epsilon.to_string()))
+        let density = match self.densities.iter().find(|density| !fits(density)) {
+            None if epsilon >= 0.0 => return Ok(()),
+            tightest => tightest.copied().unwrap_or(0.5),
+        };
+        let limit = density.min(1.0 - density) * epsilon / reach;
+        let limit = if limit.is_finite() { format!(" and below {limit:.4}") } else { String::new() };
+        Err(self.parameters(format!("needs an epsilon of at least 0{limit} at density {density}, not {epsilon}")))
     }
 
     /// How far probabilities are from the density, at most.

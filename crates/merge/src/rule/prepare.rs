@@ -57,6 +57,12 @@ pub(crate) struct DeltaWork {
 }
 
 impl DeltaWork {
+    /// Whether the sums over a tensor that its selectors and coefficients come from are finite.
+    pub(crate) fn is_defined(&self, tensor_idx: usize) -> bool {
+        let are_finite = self.weights(tensor_idx).iter().all(|weight| weight.is_finite());
+        are_finite && self.selectors[tensor_idx].iter().all(|selector| selector.select.scale.is_finite())
+    }
+
     /// The experts' coefficients in a tensor.
     pub(crate) fn weights(&self, tensor_idx: usize) -> &[f64] {
         self.spreads.get(tensor_idx).and_then(Option::as_ref).map_or(&self.weights, |spread| &spread.weights)
@@ -276,7 +282,9 @@ impl Preparation<'_> {
         let norms = self.scan.norms(parts, selectors, run)?;
         for (selector, (before, after)) in selectors.iter_mut().zip(norms) {
             let is_dropped = matches!(selector.select.keep, Keep::All | Keep::Nothing);
-            if !is_dropped && before >= LEAST_NORM && after >= LEAST_NORM {
+            // Not a number is not small: it makes the scale one, by which the tensor is refused.
+            let is_small = before < LEAST_NORM || after < LEAST_NORM;
+            if !is_dropped && !is_small {
                 selector.select.scale = before / after;
             }
         }

@@ -370,6 +370,26 @@ fn opposite_and_zero_vectors_are_interpolated_linearly_by_slerp() {
 }
 
 #[test]
+fn the_karcher_mean_of_opposite_vectors_of_unequal_length_keeps_its_length() {
+    // Inner products carry the rounding of the longest vector, so that the shorter two do not look opposite to it.
+    let folder = tempfile::tempdir().unwrap();
+    let values = [-0.330_437_076_183_387_14, -0.475_219_068_991_552_1, 2.608_908_472_609_203_f64];
+    for (name, n_times) in [("one", 1), ("many", 9)] {
+        let experts = [0, 1, 2].map(|i| {
+            let path = folder.path().join(format!("{name}-{i}"));
+            let bytes = values[i].to_le_bytes().repeat(n_times);
+            write_checkpoint(&path, &tensors([("w", ("F64".to_owned(), vec![n_times as u64], bytes))]));
+            path
+        });
+        let experts = [(experts[0].as_path(), 1), (&experts[1], 200), (&experts[2], 100)];
+        let merged = Merge::new(RuleKind::Karcher, Convention::Paper, None, &experts).run();
+        let found = f64::from_le_bytes(merged["w"].2[..8].try_into().unwrap());
+        let length: f64 = experts.iter().zip(values).map(|((_, weight), x)| *weight as f64 / 301.0 * x.abs()).sum();
+        assert!((found + length).abs() < 1e-7 * length, "{name}: {found} is not -{length}");
+    }
+}
+
+#[test]
 fn of_equal_changes_mergekits_convention_keeps_the_first_and_the_papers_all() {
     let folder = tempfile::tempdir().unwrap();
     let base = one_tensor(folder.path(), "base", &[0.0; 6]);
@@ -471,7 +491,9 @@ fn a_plan_with_a_rule_reads_back_and_a_wrong_one_is_refused() {
         MergePlan::new(vec![output]).unwrap_err().to_string()
     };
     let of_rule = |change: fn(&mut PlanRule)| refused(&|output| change(output.rule.as_mut().unwrap()));
-    assert!(of_rule(|rule| rule.densities = vec![0.5]).contains("takes 2 densities, but 1 are given"));
+    assert!(
+        of_rule(|rule| rule.densities = vec![0.5]).contains("needs 2 densities, one for each expert, not 1 density")
+    );
     assert!(of_rule(|rule| rule.densities[1] = 1.5).contains("must be between 0 and 1, but it is 1.5"));
     assert!(of_rule(|rule| rule.densities[1] = f64::NAN).contains("must be between 0 and 1"));
     assert!(of_rule(|rule| rule.base = None).contains("`della` needs a base"));
@@ -479,8 +501,13 @@ fn a_plan_with_a_rule_reads_back_and_a_wrong_one_is_refused() {
     assert!(of_rule(|rule| rule.base = Some(3)).contains("names a base that is not a source"));
     assert!(of_rule(|rule| rule.seed = None).contains("needs seed"));
     assert!(of_rule(|rule| rule.gamma = Some(0.1)).contains("has no gamma"));
-    assert!(of_rule(|rule| rule.epsilon = Some(1.5)).contains("no probability around the density"));
+    assert!(of_rule(|rule| rule.epsilon = Some(1.5)).contains("below 1.0000 at density 0.5, not 1.5"));
+    assert!(of_rule(|rule| rule.epsilon = Some(-0.1)).contains("epsilon of at least 0"));
     assert!(of_rule(|rule| rule.lambda = "x".to_owned()).contains("lambda"));
+    for lambda in ["1e-101", "-1e101"] {
+        let said = refused(&|output| output.rule.as_mut().unwrap().lambda = lambda.to_owned());
+        assert!(said.contains("lambda of `della` must be 0, or between 1e-100 and 1e100"), "{said}");
+    }
 }
 
 #[test]
@@ -510,5 +537,67 @@ fn values_that_are_not_finite_are_refused_with_their_place() {
                 assert!(is_named, "{kind} of {name}: {error}");
             }
         }
+    }
+}
+
+/// A merge that may meet what is not finite, and its error.
+#[track_caller]
+fn refused_by_ieee_rules(merge: &Merge) -> (String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut output = merge.output(&folder.path().join("out"));
+    output.policy.allow_non_finite = true;
+    let error = Runner::default().execute(&plan(output), PLAIN).unwrap_err();
+    (error.to_string(), error.hint().unwrap())
+}
+
+#[test]
+fn a_rule_that_sums_over_a_tensor_names_what_makes_its_sums_not_finite() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, tensor: Tensor| {
+        let path = folder.path().join(name);
+        write_checkpoint(&path, &tensors([("w", tensor)]));
+        path
+    };
+    // The value is in another piece than the first, which sees only its effect.
+    let n_elements = 530_000;
+    let mut bad = noise_tensor(2, n_elements);
+    bad.2.truncate(2 * 529_999);
+    bad.2.extend(0x7fc0_u16.to_le_bytes());
+    let [base, x1] = [("base", 1), ("x1", 3)].map(|(name, seed)| write(name, noise_tensor(seed, n_elements)));
+    let bad = write("bad", bad);
+    let two = [(x1.as_path(), 100), (bad.as_path(), 100)];
+    for kind in [RuleKind::Slerp, RuleKind::MultiSlerp, RuleKind::ModelStock, RuleKind::Sce, RuleKind::Dare] {
+        let experts = if kind == RuleKind::Slerp { &[(bad.as_path(), 30)] } else { two.as_slice() };
+        let (said, hint) = refused_by_ieee_rules(&Merge::new(kind, Convention::Mergekit, Some(&base), experts));
+        assert!(said.contains("bad` holds a value that is not finite, at element 529999"), "{kind}: {said}");
+        // By IEEE rules the whole tensor would be NaN.
+        assert!(hint.contains("`--take-newest w`") && !hint.contains("--allow-non-finite"), "{kind}: {hint}");
+    }
+    // Finite values whose squares are not.
+    let f64_tensor =
+        |values: [f64; 2]| ("F64".to_owned(), vec![2], values.iter().flat_map(|x| x.to_le_bytes()).collect());
+    let [base, x1, x2] = [("base64", [0.0, 0.0]), ("x64", [1e200, 1.0]), ("y64", [2e200, 2.0])]
+        .map(|(name, values)| write(name, f64_tensor(values)));
+    let experts = [(x1.as_path(), 100), (x2.as_path(), 100)];
+    for kind in [RuleKind::Karcher, RuleKind::Sce] {
+        let (said, _) = refused_by_ieee_rules(&Merge::new(kind, Convention::Paper, Some(&base), &experts));
+        assert!(said.contains(&format!("too large for the sums over the tensor that `{kind}` needs")), "{said}");
+    }
+}
+
+#[test]
+fn a_result_beyond_doubles_is_not_blamed_on_a_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: f64| {
+        let path = folder.path().join(name);
+        write_checkpoint(&path, &tensors([("w", ("F64".to_owned(), vec![1], value.to_le_bytes().to_vec()))]));
+        path
+    };
+    let (base, expert) = (write("base", 1e250), write("expert", 3e250));
+    for kind in [RuleKind::Ties, RuleKind::TaskArithmetic] {
+        let mut merge = Merge::new(kind, Convention::Paper, Some(&base), &[(&expert, 100)]);
+        merge.rule.lambda = "1e90".to_owned();
+        let error = Runner::default().execute(&plan(merge.output(&folder.path().join("out"))), PLAIN).unwrap_err();
+        assert_eq!(error.to_string(), "tensor `w`, element 0: the merged value is too large for F64", "{kind}");
     }
 }

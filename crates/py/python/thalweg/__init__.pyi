@@ -1253,9 +1253,9 @@ def verify(
 
 def sweep(
     run: _Path | Run,
-    counts: Sequence[int],
+    counts: int | Sequence[int],
     *,
-    schemes: Sequence[str] | None = None,
+    schemes: str | Sequence[str] | None = None,
     ends: Sequence[str | int] | None = None,
     interval_steps: Sequence[_Count] | None = None,
     interval_tokens: Sequence[_Count] | None = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
 import torch
 
 from thalweg._errors import UsageError
-from thalweg._load import dtype_name, is_plain, is_sharded, local_of, places_of, span_of
+from thalweg._load import dtype_name, is_plain, is_sharded, local_of, places_of, span_of, uncompiled
 from thalweg._thalweg import _copy
 
 if TYPE_CHECKING:
@@ -25,23 +25,31 @@ def local_places(target: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch
     return {name: local_of(value) for name, value in places_of(target).items()}
 
 
-def distinct(places: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors without second names for the same memory, such as tied embeddings: as checkpoints have them."""
+def kept_places(model: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """A model's tensors as its checkpoints have them.
+
+    Without second names for the same memory, such as tied embeddings, and without what `torch.compile` adds to names.
+    """
     found: dict[str, torch.Tensor] = {}
     seen = set()
-    for name, tensor in places.items():
+    for name, tensor in places_of(model).items():
         local = local_of(tensor)
         key = (local.device, span_of(local), local.shape, local.dtype)
         if key[1] is None or key not in seen:
             seen.add(key)
             found[name] = tensor
-    return found
+    return _with_bare_names(found)
+
+
+def _with_bare_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    bare = {uncompiled(name): tensor for name, tensor in tensors.items()}
+    return bare if len(bare) == len(tensors) else dict(tensors)
 
 
 def tensors_of(model: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What a save takes in: parameters and buffers, each once, and of sharded ones the part on this rank."""
     _check_whole(model)
-    return {name: local_of(value) for name, value in distinct(places_of(model)).items()}
+    return {name: local_of(value) for name, value in kept_places(model).items()}
 
 
 def _check_whole(model: torch.nn.Module | Mapping[str, Any]) -> None:
@@ -201,7 +209,7 @@ def _aligned(n_bytes: int) -> int:
 
 def sharded_like(model: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
     """Room for an average with the shards of the model; None if nothing is sharded."""
-    places = distinct(places_of(model))
+    places = kept_places(model)
     if not any(is_sharded(value) for value in places.values()):
         return None
     return {name: torch.empty_like(value.detach()) for name, value in places.items()}
@@ -257,7 +265,7 @@ def state_of(
     version: int,
 ) -> dict[str, Any]:
     """Saves as a state dict: places 0 to count - 1, oldest first; -1 is the step of an empty place."""
-    places = distinct(places_of(model))
+    places = kept_places(model)
     steps = torch.full((count,), -1, dtype=torch.int64)
     kept: dict[str, dict[str, torch.Tensor]] = {}
     for i in range(count):
@@ -305,5 +313,6 @@ def saves_of(state: Mapping[str, Any], version: int) -> list[tuple[int, dict[str
             tensors = kept.get(str(i))
             if not isinstance(tensors, Mapping):
                 raise UsageError(f"the state of an average has no save of step {step}", hint)
-            saves.append((int(step), {name: local_of(value) for name, value in tensors.items()}))
+            local = {name: local_of(value) for name, value in tensors.items()}
+            saves.append((int(step), _with_bare_names(local)))
     return saves

@@ -343,12 +343,12 @@ def _paired(
     inner = getattr(target, "_orig_mod", target)
     is_parallel = isinstance(inner, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel))
     prefix = "module." if is_parallel else ""
-    bare = {_uncompiled(name).removeprefix(prefix): tensor for name, tensor in places.items()}
-    found = {name: places.get(name, bare.get(_uncompiled(name))) for name in merged}
+    bare = {uncompiled(name).removeprefix(prefix): tensor for name, tensor in places.items()}
+    found = {name: places.get(name, bare.get(uncompiled(name))) for name in merged}
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def _uncompiled(name: str) -> str:
+def uncompiled(name: str) -> str:
     """A name without what `torch.compile` adds to it."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 

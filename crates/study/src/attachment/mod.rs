@@ -15,7 +15,7 @@ pub(crate) mod samples;
 use std::path::Path;
 
 use serde_json::Value;
-use thalweg_storage::Storage;
+use thalweg_storage::{Storage, skip_mark};
 
 pub(crate) use mixture::mixture_key;
 
@@ -88,7 +88,7 @@ pub fn read_attachment(storage: &dyn Storage, path: &Path) -> Result<Attachment,
             "give what `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` prints with `--json`",
         )
     };
-    let document: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+    let document: Value = serde_json::from_slice(skip_mark(&bytes)).map_err(|error| refuse(error.to_string()))?;
     let (kind, version) = kind_of(&document);
     let Some((known, read)) = READERS.iter().find(|(known, _)| known.kind == kind) else {
         return Err(refuse(format!("its kind is `{}`", shown_kind(kind))));

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use thalweg_merge::scheme::DecayCurve;
 use thalweg_storage::Storage;
 use thalweg_storage::publish::publish_file;
 
@@ -142,12 +143,26 @@ const CASE_HINT: &str = "`thalweg forecast ... --save-cases FILE --truth CKPT` w
 
 fn read_case(_: usize, line: &str) -> Result<Case, String> {
     let case: Case = CASES.parse(line.as_bytes())?;
-    let numbers = [case.raw, case.full, case.half, case.thin, case.truth.unwrap_or(0.0), case.floor];
-    if !numbers.iter().all(|number| number.is_finite()) {
-        return Err("a score is not a number".to_owned());
+    let refuse = |key: &str, found: f64, expected: &str| Err(format!("`{key}` is {found:?}, not {expected}"));
+    let scores = [("raw", case.raw), ("full", case.full), ("half", case.half), ("thin", case.thin)];
+    let truth = case.truth.map(|truth| ("truth", truth));
+    if let Some((key, score)) = scores.into_iter().chain(truth).find(|(_, score)| !(-MOST..=MOST).contains(score)) {
+        return refuse(key, score, "a score");
     }
-    Ok(case)
+    if !(0.0..=1.0).contains(&case.floor) {
+        return refuse("floor", case.floor, "a share from 0 to 1");
+    }
+    match case.standard_error {
+        Some(error) if !(0.0..=MOST).contains(&error) => refuse("standard_error", error, "a number that is at least 0"),
+        _ => match serde_json::from_value::<DecayCurve>(case.curve.as_str().into()) {
+            Ok(_) => Ok(case),
+            Err(error) => Err(format!("`curve`: {error}")),
+        },
+    }
 }
+
+/// Scores beyond this have no squares, of which the fit takes sums.
+const MOST: f64 = 1e100;
 
 /// Adds cases to a file; those that it has already are not added again.
 ///
@@ -166,4 +181,31 @@ pub(crate) fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator
     }
     let text = known.iter().map(json_line).collect::<Result<String, _>>()?;
     Ok(publish_file(storage, path, text.as_bytes(), CASES.file())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_out_of_its_range_is_refused_with_its_key() {
+        let case = |key: &str, value: &str| {
+            let line = r#"{"kind": "thalweg-forecast-case", "version": 1, "run": "r", "end_step": 600, "anneal_steps": 120,
+                "curve": "linear", "floor": 0.0, "task": "t", "measure": "m", "higher_is_better": false,
+                "n_checkpoints": 6, "raw": 1.9, "full": 1.8, "half": 1.8, "thin": 1.8, "standard_error": 0.1}"#;
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line[key] = serde_json::from_str(value).unwrap();
+            read_case(1, &line.to_string())
+        };
+        assert!(case("truth", "1.75").is_ok() && case("standard_error", "null").is_ok());
+        for (key, value, told) in [
+            ("truth", "1e308", "`truth` is 1"),
+            ("thin", "-1e101", "`thin` is -1"),
+            ("floor", "-1", "`floor` is -1.0, not a share from 0 to 1"),
+            ("standard_error", "-1", "`standard_error` is -1.0, not a number that is at least 0"),
+            ("curve", "\"cubic\"", "`curve`: unknown variant `cubic`, expected one of"),
+        ] {
+            assert!(case(key, value).unwrap_err().starts_with(told), "{key}");
+        }
+    }
 }

@@ -155,7 +155,8 @@ fn read_row(line: usize, text: &str) -> Result<Row, String> {
     let columns = Columns { object: object.iter().map(|(name, value)| (name.to_lowercase(), value)).collect() };
     let k = columns.find(&K_NAMES);
     let k = k.ok_or_else(|| format!("it has no `k`; its keys are {}", shown_keys(&object)))?;
-    let k = whole(k.1).ok_or_else(|| format!("`{}` is {}, not a whole number", k.0, shown(k.1)))?;
+    let k =
+        whole(k.1).ok_or_else(|| format!("`{}` is {}, not a whole number from 0 to {}", k.0, shown(k.1), u32::MAX))?;
     let loss = columns.find(&LOSS_NAMES);
     let loss = loss.ok_or_else(|| format!("it has no `loss`; its keys are {}", shown_keys(&object)))?;
     let finite = loss.1.as_f64().filter(|loss| loss.is_finite());
@@ -190,8 +191,11 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// A count; tables of pandas write it as `4.0` where a row has none.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number in the range of the type")]
 fn whole(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|number| u32::try_from(number).ok())
+    let is_whole = |number: &f64| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number);
+    value.as_f64().filter(is_whole).map(|number| number as u32)
 }
 
 fn billions(name: &str, value: &Value) -> Option<f64> {
@@ -327,6 +331,8 @@ mod tests {
         assert!(refused(r#"{"k": 1, "loss": "low"}"#).contains("`low`, not a finite number"));
         assert!(refused(r#"{"k": 1.5, "loss": 2}"#).contains("`k` is `1.5`, not a whole number"));
         assert!(refused(r#"{"k": -1, "loss": 2}"#).contains("not a whole number"));
+        assert!(refused(r#"{"k": 4294967296, "loss": 2}"#).contains("not a whole number from 0 to 4294967295"));
+        assert!(refused("{\"k\": 1, \"loss\"}").ends_with("line 1: expected `:` at column 16"));
         assert!(refused(r#"{"loss": 2, "step": 1}"#).contains("it has no `k`; its keys are `loss`, `step`"));
         assert!(refused(r#"{"k": 2}"#).contains("it has no `loss`"));
         assert_eq!(

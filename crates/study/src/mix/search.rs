@@ -14,7 +14,7 @@ use thalweg_tensor::SplitMix;
 use super::rank::mean_ranks;
 use super::ridge::{QuadraticFit, fit_quadratic};
 use super::space::{Component, MixSpace, Mixture, exact, fractions, round};
-use super::trials::{TRIALS, TrialRecord};
+use super::trials::{MAX_TRIALS, TRIALS, TrialRecord};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
@@ -60,9 +60,14 @@ pub struct SearchOptions<'a> {
 }
 
 impl SearchOptions<'_> {
-    /// Mixtures of each round.
-    pub fn sizes(&self) -> Vec<usize> {
-        (0..self.rounds).map(|round| (self.n >> round.min(63)).max(1)).collect()
+    /// Mixtures of each round; a round more than there may be mixtures stands for all further ones.
+    fn sizes(&self) -> Vec<usize> {
+        (0..self.rounds.min(MAX_TRIALS + 1)).map(|round| (self.n >> round.min(63)).max(1)).collect()
+    }
+
+    /// Mixtures of all rounds.
+    pub fn n_mixtures(&self) -> usize {
+        self.sizes().into_iter().fold(0, usize::saturating_add)
     }
 }
 
@@ -162,6 +167,12 @@ pub fn search_mixtures(
         return Err(Error::request_with_hint(
             format!("a search of {} mixtures in {} rounds is too small", options.n, options.rounds),
             format!("`--n` is at least {least} here, and `--rounds` at least 1"),
+        ));
+    }
+    if options.given.is_none() && options.n_mixtures() > MAX_TRIALS {
+        return Err(Error::request_with_hint(
+            format!("a search of {} mixtures in {} rounds is too large", options.n, options.rounds),
+            format!("all rounds together have at most {MAX_TRIALS} mixtures"),
         ));
     }
     let began = cx.host.elapsed_seconds();

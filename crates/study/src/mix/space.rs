@@ -51,9 +51,12 @@ impl MixSpace {
     pub fn new(names: &[String], general: &str, beta: f64) -> Result<Self, Error> {
         if names.len() < 2 {
             return Err(Error::request_with_hint(
-                format!("a mixture needs at least two components, but there are {}", names.len()),
+                format!("a mixture needs at least two components, not {}", names.len()),
                 "name each one: `--component web=CKPT --component code=CKPT`",
             ));
+        }
+        if names.iter().any(|name| name.trim().is_empty()) {
+            return Err(Error::request_with_hint("a component has no name", "name each one, such as `web,math,code`"));
         }
         let mut sorted = names.to_vec();
         sorted.sort();
@@ -223,6 +226,7 @@ mod tests {
             MixSpace::new(&names, general, beta).unwrap_err().to_string()
         };
         assert!(refused(&["web"], "web", 0.5).contains("at least two"));
+        assert!(refused(&["web", "", "code"], "web", 0.5).contains("a component has no name"));
         assert!(refused(&["web", "web"], "web", 0.5).contains("two components named `web`"));
         assert!(refused(&["web", "code"], "text", 0.5).contains("`text` is not one of the components"));
         for beta in [-0.1, 1.0, f64::NAN] {

@@ -10,14 +10,14 @@ use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
 use crate::Error;
-use crate::document::{DocumentKind, Lines};
+use crate::document::{DocumentKind, Field, Lines};
 
 /// The lines that a search writes.
 pub(super) const TRIALS: DocumentKind = DocumentKind::new("a file of scored mixtures", "thalweg-mix-trial", 1);
 
-/// The largest file, and the most lines, that are read.
+/// The largest file, and the most lines, that are read: each reference is compared with each trial.
 const MAX_BYTES: u64 = 256 << 20;
-const MAX_TRIALS: usize = 1_000_000;
+pub(super) const MAX_TRIALS: usize = 10_000;
 /// How far shares may be from a sum of 1.
 const SUM_TOLERANCE: f64 = 1e-3;
 
@@ -59,6 +59,12 @@ fn read_trial(line: &str) -> Result<TrialRecord, String> {
     if let Some(fault) = TRIALS.fault_of_any_line(&value) {
         return Err(fault);
     }
+    // Here with the place of a value that is not a number; what serde says has none.
+    for key in ["coefficients", "data_shares", "measures"] {
+        let numbers = Field::root(&value).at(key);
+        let names = value[key].as_object().into_iter().flat_map(|numbers| numbers.keys());
+        names.map(|name| numbers.at(name).real()).collect::<Result<Vec<_>, _>>()?;
+    }
     let trial: TrialRecord = serde_json::from_value(value).map_err(|error| error.to_string())?;
     if trial.coefficients.is_none() && trial.data_shares.is_none() {
         return Err("it has neither `coefficients` nor `data_shares`".to_owned());
@@ -95,8 +101,11 @@ mod tests {
         assert!(refused("{}").contains("neither `coefficients` nor `data_shares`"));
         assert!(refused(r#"{"data_shares": {"web": 0.7}}"#).contains("sum to 0.7, not to 1"));
         assert!(refused(r#"{"coefficients": {"web": 1.5, "code": -0.5}}"#).contains("-0.5 of `code` is not a share"));
-        assert!(refused(r#"{"coefficients": {"web": 1}, "measures": {"a": NaN}}"#).contains("invalid type"));
-        assert!(refused(r#"{"coefficients": {"web": "1"}}"#).contains("invalid type"));
+        let with =
+            |measure: &str| refused(&format!(r#"{{"coefficients": {{"web": 1}}, "measures": {{"a/b": {measure}}}}}"#));
+        assert_eq!(with("NaN"), r#"`measures.a/b` is "NaN", not a number"#);
+        assert_eq!(with("null"), "`measures.a/b` is missing, but a number is expected");
+        assert_eq!(refused(r#"{"coefficients": {"web": "1"}}"#), r#"`coefficients.web` is "1", not a number"#);
         assert!(refused("[1, 2").contains("line 1 column"));
         assert!(refused("[]").contains("neither") && refused("7").contains("invalid type"));
     }

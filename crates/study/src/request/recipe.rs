@@ -60,7 +60,7 @@ impl Resolver<'_> {
     /// `Recipe` with every problem of the text; `Request` where it is not text; `Storage`.
     pub fn read_recipe(&self, path: &Path) -> Result<Recipe, Error> {
         let bytes = self.storage().read_file(path, MAX_RECIPE_BYTES)?;
-        let text = String::from_utf8(bytes)
+        let text = thalweg_storage::text_of(bytes)
             .map_err(|_| Error::request(format!("`{}` is not a recipe: it is not UTF-8 text", path.display())))?;
         let is_toml = path.extension().is_some_and(|extension| extension == "toml");
         let kind = if is_toml { RecipeKind::Toml } else { RecipeKind::Yaml };

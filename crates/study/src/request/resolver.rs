@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use thalweg_checkpoint::{Checkpoint, ReadOptions, RenameError, RenameMap};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::verify::read_merge;
-use thalweg_storage::Storage;
+use thalweg_storage::{Storage, text_of};
 use thalweg_trajectory::{NamePattern, resolve_checkpoint_reference, resolve_reference};
 
 use super::own_name::parse_own_name;
@@ -26,7 +26,7 @@ pub fn read_rename_map(storage: &dyn Storage, path: &Path) -> Result<RenameMap, 
         let hint = "each line is `FROM -> TO`, such as `layers.*.wq -> model.layers.*.q_proj.weight`";
         Error::request_with_hint(format!("`--rename {}`: {what}", path.display()), hint)
     };
-    let text = std::str::from_utf8(&bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
+    let text = text_of(bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
     text.parse().map_err(|error: RenameError| refuse(error.to_string()))
 }
 

@@ -72,6 +72,19 @@ impl ExpertNumbers {
     }
 }
 
+/// Whether DeepSpeed's AutoEP cut experts over groups of ranks: these parts do not follow from `partition_count` and
+/// the names, and a model's file lists the layers.
+pub(super) fn has_cut_layers(model: Value<'_>) -> bool {
+    let is_cut = |layer: Value<'_>| {
+        let has_ranks = layer.get("ep_size").and_then(Value::as_u64).is_some_and(|n_ranks| n_ranks > 1);
+        let format = layer.get("checkpoint_format").and_then(Value::as_text);
+        has_ranks || format == Some("zero3_partitioned")
+    };
+    ["ds_autoep_layers", "autoep_layers"]
+        .iter()
+        .any(|key| model.get(key).is_some_and(|layers| layers.items().any(is_cut)))
+}
+
 /// The number of an expert in a name, with what stands before and behind it.
 fn split_number(name: &str) -> Option<(&str, u64, &str)> {
     let at = name.find(NUMBER_START)? + NUMBER_START.len();
@@ -86,6 +99,23 @@ mod tests {
     use thalweg_tensor::Shape;
 
     use super::*;
+    use crate::pickle::{PickleLimits, parse_pickle};
+
+    #[test]
+    fn layers_that_autoep_cut_are_seen_in_a_models_file() {
+        let text = |text: &str| [b"X", &u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
+        let dict = |key: &str, value: &[u8]| [b"}", &text(key)[..], value, b"s"].concat();
+        let is_cut = |list: &str, layer: &[u8]| {
+            let layers = [b"]", layer, b"a"].concat();
+            let bytes = [b"\x80\x02", &dict(list, &layers)[..], b"."].concat();
+            let (pickle, _) = parse_pickle(&bytes, &[], &PickleLimits::default()).unwrap();
+            has_cut_layers(pickle.root())
+        };
+        let partitioned = dict("checkpoint_format", &text("zero3_partitioned"));
+        assert!(is_cut("ds_autoep_layers", &partitioned) && is_cut("autoep_layers", &partitioned));
+        assert!(is_cut("ds_autoep_layers", &dict("ep_size", b"K\x02")));
+        assert!(!is_cut("ds_autoep_layers", &dict("ep_size", b"K\x01")) && !is_cut("other", &partitioned));
+    }
 
     #[test]
     fn experts_are_numbered_over_all_ranks() {

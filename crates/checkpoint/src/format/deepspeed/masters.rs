@@ -11,7 +11,7 @@ use thalweg_tensor::{Dtype, Shape, TensorEntry, display_name, to_index};
 
 use super::super::torch::most_names;
 use super::super::torch::tensor::{Found, read_tensor};
-use super::experts::{ExpertNumbers, Portion, portions};
+use super::experts::{ExpertNumbers, Portion, has_cut_layers, portions};
 use super::frozen::frozen_in_shares;
 use super::runs::{Groups, Run, entry_of_runs, read_shape};
 use super::steps::{Count, check_steps, note_step};
@@ -115,6 +115,11 @@ pub(super) fn read_masters(
 ) -> Result<RankMasters, Error> {
     if model.root().get("optimizer").is_some_and(Value::is_dict) {
         return Err(Error::NoMasters { path: model.file.path.clone() });
+    }
+    if has_cut_layers(model.root()) {
+        return Err(model.broken(
+            "AutoEP cut its experts over groups of ranks, which is not supported: convert it with DeepSpeed's `ds_to_universal.py`",
+        ));
     }
     let shapes = param_shapes(model)?;
     let ranks = open_ranks(storage, files, model)?;

@@ -105,6 +105,8 @@ fn dtype_of(descr: &str) -> Result<Dtype, String> {
         "f2" => Dtype::F16,
         "f4" => Dtype::F32,
         "f8" => Dtype::F64,
+        // Of the 8-bit types of ml_dtypes only this one is a float to NumPy.
+        "f1" => Dtype::F8E5M2,
         "i1" => Dtype::I8,
         "i2" => Dtype::I16,
         "i4" => Dtype::I32,
@@ -290,6 +292,7 @@ mod tests {
         assert_eq!((whole.dtype, whole.fortran_order, whole.shape), (Ok(Dtype::F32), false, Shape::new([256, 24])));
         assert_eq!(header("'<f2'", "True", "(3,)").unwrap().shape, Shape::new([3]));
         assert_eq!(header("\"|b1\"", "True", "()").unwrap().shape, Shape::new([]));
+        assert_eq!(header("'<f1'", "False", "(3,)").unwrap().dtype, Ok(Dtype::F8E5M2));
         assert_eq!(header("'<i8'", "False", "(0L, 3L)").unwrap().shape, Shape::new([0, 3]));
         for untyped in ["'<V2'", "'|V2'"] {
             let found = header(untyped, "False", "(2,)").unwrap();

@@ -40,7 +40,7 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>) -> Result<Outcome, Er
         on_score: &mut |_| {},
     };
     // The region's mean and what it is compared with come last.
-    let n_models = n_given.unwrap_or_else(|| options.sizes().iter().fold(0, |sum, n| sum.saturating_add(*n))) + 1;
+    let n_models = n_given.unwrap_or_else(|| options.n_mixtures()).saturating_add(1);
     let meter = ScoringMeter::new(world.messages, n_models, "mixtures");
     let mut on_score = |n_done: usize| meter.show(n_done, None);
     options.on_score = &mut on_score;
