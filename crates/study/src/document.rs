@@ -54,7 +54,7 @@ impl DocumentKind {
     /// `ReportForm`.
     pub(crate) fn line(&self, body: &impl Serialize) -> Result<String, Error> {
         let mut document = json!({"kind": self.kind, "version": self.version});
-        let body = serde_json::to_value(body).map_err(|source| Error::ReportForm { source })?;
+        let body = serde_json::to_value(body).map_err(|source| Error::ReportForm { path: None, source })?;
         if let (Some(document), Value::Object(body)) = (document.as_object_mut(), body) {
             document.extend(body);
         }
@@ -151,7 +151,7 @@ pub(crate) fn shown_kind(kind: &str) -> String {
 /// # Errors
 /// `ReportForm`.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<String, Error> {
-    Ok(serde_json::to_string(value).map_err(|source| Error::ReportForm { source })? + "\n")
+    Ok(serde_json::to_string(value).map_err(|source| Error::ReportForm { path: None, source })? + "\n")
 }
 
 /// A value as a file: the same value always gives the same text.
