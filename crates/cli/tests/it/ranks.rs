@@ -183,6 +183,23 @@ fn write_run(scratch: &Scratch, run: &str, steps: &[u32], files: &[&str]) {
     }
 }
 
+#[test]
+fn sums_of_files_of_ranks_are_kept_and_added_to() {
+    let scratch = Scratch::new();
+    for (step, file) in [1, 2, 3].into_iter().flat_map(|step| META.map(|file| (step, file))) {
+        let mut saved = Saved::default();
+        let seed = step + u32::try_from(file.len()).unwrap() + u32::from(file == META[1]) * 10;
+        let embedding = saved.tensor(F32, &[4, 2], &values(seed, 8));
+        saved.write(&scratch.join(format!("run/step_{step}/{file}")), &dict([("tok_embeddings.weight", embedding)]));
+    }
+    check(&scratch, "merge run/step_1 run/step_2 --keep-sums sums -o two", 0, &["merged 2 checkpoints"]);
+    check(&scratch, "merge --append two -m run/step_3 --sums sums -o three", 0, &[]);
+    check(&scratch, "merge run --last 3 -o all", 0, &["merged 3 checkpoints"]);
+    let [found, expected] =
+        ["three", "all"].map(|folder| META.map(|file| fs::read(scratch.join(folder).join(file)).unwrap()));
+    assert!(found == expected && found[0] != found[1]);
+}
+
 const META: [&str; 2] = ["consolidated.00.pth", "consolidated.01.pth"];
 const FAIRSEQ2: [&str; 4] = [
     "model/pp_00/tp_00/sdp_00.pt",
