@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use thalweg_testkit::{Scratch, copy_folder};
@@ -331,7 +332,7 @@ fn a_merge_of_files_of_ranks_that_was_killed_resumes_with_the_same_bytes() {
     for n_bytes in [1, 500, 900] {
         let mut command = program();
         command.current_dir(scratch.path()).args("merge -q run --last 4 --scheme wma -j 1 -o out".split(' '));
-        let mut child = command.spawn().unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         wait_for_journal(&mut child, &out, n_bytes);
         signal(&child, Signal::KILL);
         child.wait().unwrap();
