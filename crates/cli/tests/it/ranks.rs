@@ -252,6 +252,34 @@ fn every_layout_of_files_of_ranks_is_merged_into_the_same_files() {
 }
 
 #[test]
+fn ranks_of_megatron_whose_cut_is_not_known_are_merged_by_their_files() {
+    let scratch = Scratch::new();
+    let file = |rank: u32| format!("mp_rank_{rank:02}/model_optim_rng.pt");
+    for (step, rank) in [1, 2].into_iter().flat_map(|step| [0, 1].map(|rank| (step, rank))) {
+        let mut saved = Saved::default();
+        let unknown = saved.tensor(F32, &[4, 2], &values(step + 10 * rank, 8));
+        let norm = saved.tensor(F32, &[2], &values(step, 2));
+        let model = dict([("decoder.mixer.in_proj.weight", unknown), ("decoder.final_norm.weight", norm)]);
+        let root = dict([("model", model), ("iteration", Node::Number(step.into()))]);
+        saved.write(&scratch.join(format!("run/iter_000000{step}/{}", file(rank))), &root);
+    }
+    fs::write(scratch.join("run/latest_checkpointed_iteration.txt"), "2").unwrap();
+    check(&scratch, "merge run --last 2 -o out", 0, &["merged 2 checkpoints (steps 1, 2)", "written as torch"]);
+    check(&scratch, "verify out --inputs", 0, &["matches its receipt"]);
+    let files = [0, 1].map(file);
+    let [old, new, merged] =
+        ["run/iter_0000001", "run/iter_0000002", "out"].map(|folder| in_files(&scratch.join(folder), &files));
+    for (merged, (old, new)) in merged.iter().zip(old.iter().zip(&new)) {
+        assert_equal(merged, &mean(old, new));
+    }
+    assert!(merged[0] != merged[1]);
+    check(&scratch, "merge run --last 2 -o x --format safetensors", 2, &["in 2 files of ranks"]);
+    // Megatron writes this last.
+    fs::write(scratch.join("run/latest_checkpointed_iteration.txt"), "1").unwrap();
+    check(&scratch, "inspect run", 0, &["1 finished", "says that step 1 is the last finished one"]);
+}
+
+#[test]
 fn one_rank_of_a_grid_is_the_whole_model_under_its_own_names() {
     let scratch = Scratch::new();
     write_run(&scratch, "run", &[1, 2], &FAIRSEQ2[..1]);
