@@ -171,7 +171,7 @@ pub fn open_with_cache(
         .unzip();
     let mut checkpoint = Checkpoint {
         path: path.to_owned(),
-        format_name: format.name(),
+        format_name: content.format_name.unwrap_or(format.name()),
         catalog: content.catalog,
         dequantised: None,
         files,

@@ -85,7 +85,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
     check_signs(plan, sources)?;
-    if let Some(cut) = compare_cuts(sources) {
+    if let Some(cut) = compare_cuts(sources, plan) {
         return Err(Error::NotAligned { differences: vec![cut], relation: relation_of(plan) });
     }
     let policy = Policy::of(plan, sources);
@@ -123,7 +123,10 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
 }
 
 /// Whether all models are whole, or cut into the same files of ranks: only then have tensors of one name the same part.
-fn compare_cuts(sources: &[OpenSource]) -> Option<Difference> {
+/// Kept sums have the names of what they are sums of.
+fn compare_cuts(sources: &[OpenSource], plan: &MergePlan) -> Option<Difference> {
+    let planned = plan.outputs.iter().flat_map(|output| &output.sources);
+    let sums: BTreeSet<&PathBuf> = planned.filter(|one| one.is_sum).map(|one| &one.path).collect();
     if sources.iter().all(|source| source.checkpoint.findings().n_ranks == 0) {
         return None;
     }
@@ -132,7 +135,7 @@ fn compare_cuts(sources: &[OpenSource]) -> Option<Difference> {
         source.checkpoint.files().iter().filter(|_| is_cut).map(|file| file.name.clone()).collect()
     };
     let mut kinds: Vec<(Vec<String>, String)> = Vec::new();
-    for source in sources {
+    for source in sources.iter().filter(|source| !sums.contains(&source.path)) {
         let files = files_of(source);
         if kinds.iter().all(|(known, _)| *known != files) {
             kinds.push((files, source.label()));

@@ -65,12 +65,6 @@ pub(crate) fn output_layout(
     {
         return Err(FormatError::NoOptimizer { asked, why }.into());
     }
-    if let Some(newest) = newest_open(output, sources)
-        && let Some(obstacle) = output.format.obstacle(&newest.checkpoint, Keeping::of(output))
-        && let Some(refusal) = FormatError::of_parts(&newest.checkpoint, output.format, obstacle)
-    {
-        return Err(refusal.into());
-    }
     if output.format.is_safetensors() {
         return Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?);
     }

@@ -320,9 +320,11 @@ fn check_candidates(
     Ok(checkpoints)
 }
 
-/// The state of a checkpoint whose files are whole. A trainer that keeps a tracker writes it after them.
+/// The state of a checkpoint whose files are whole. A trainer that keeps a tracker writes it after them. Files of
+/// Megatron's ranks may be read as those of torch.save.
 fn judge_success(candidate: &Candidate, format: &str, trackers: &Trackers) -> CheckpointState {
-    let has_tracker = format.starts_with("megatron") || format.starts_with("deepspeed");
+    let is_of_ranks = format == "torch" && candidate.name.starts_with("iter_");
+    let has_tracker = is_of_ranks || format.starts_with("megatron") || format.starts_with("deepspeed");
     let behind = trackers.behind(&candidate.name, candidate.said.step).filter(|_| has_tracker);
     behind.map_or(CheckpointState::Finished, unfinished)
 }

@@ -292,6 +292,8 @@ pub struct FormatContent {
     pub is_packed: bool,
     /// Arrays whose chunks are in shards: which of them are stored is known once they were read.
     pub(crate) sharded: Vec<ShardedArray>,
+    /// The name of the format, if the files are read as those of another one.
+    pub format_name: Option<&'static str>,
     /// Opens pieces whose files describe them more fully than the catalog does.
     pub opener: Option<Arc<dyn OpenPiece>>,
 }

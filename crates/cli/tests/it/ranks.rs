@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use thalweg_testkit::{Scratch, copy_folder};
@@ -183,6 +184,23 @@ fn write_run(scratch: &Scratch, run: &str, steps: &[u32], files: &[&str]) {
     }
 }
 
+#[test]
+fn sums_of_files_of_ranks_are_kept_and_added_to() {
+    let scratch = Scratch::new();
+    for (step, file) in [1, 2, 3].into_iter().flat_map(|step| META.map(|file| (step, file))) {
+        let mut saved = Saved::default();
+        let seed = step + u32::try_from(file.len()).unwrap() + u32::from(file == META[1]) * 10;
+        let embedding = saved.tensor(F32, &[4, 2], &values(seed, 8));
+        saved.write(&scratch.join(format!("run/step_{step}/{file}")), &dict([("tok_embeddings.weight", embedding)]));
+    }
+    check(&scratch, "merge run/step_1 run/step_2 --keep-sums sums -o two", 0, &["merged 2 checkpoints"]);
+    check(&scratch, "merge --append two -m run/step_3 --sums sums -o three", 0, &[]);
+    check(&scratch, "merge run --last 3 -o all", 0, &["merged 3 checkpoints"]);
+    let [found, expected] =
+        ["three", "all"].map(|folder| META.map(|file| fs::read(scratch.join(folder).join(file)).unwrap()));
+    assert!(found == expected && found[0] != found[1]);
+}
+
 const META: [&str; 2] = ["consolidated.00.pth", "consolidated.01.pth"];
 const FAIRSEQ2: [&str; 4] = [
     "model/pp_00/tp_00/sdp_00.pt",
@@ -231,6 +249,34 @@ fn every_layout_of_files_of_ranks_is_merged_into_the_same_files() {
         assert_eq!(merged.len(), files.len());
         check(&scratch, "diff run/step_2 out", 1, &["embeddings.weight"]);
     }
+}
+
+#[test]
+fn ranks_of_megatron_whose_cut_is_not_known_are_merged_by_their_files() {
+    let scratch = Scratch::new();
+    let file = |rank: u32| format!("mp_rank_{rank:02}/model_optim_rng.pt");
+    for (step, rank) in [1, 2].into_iter().flat_map(|step| [0, 1].map(|rank| (step, rank))) {
+        let mut saved = Saved::default();
+        let unknown = saved.tensor(F32, &[4, 2], &values(step + 10 * rank, 8));
+        let norm = saved.tensor(F32, &[2], &values(step, 2));
+        let model = dict([("decoder.mixer.in_proj.weight", unknown), ("decoder.final_norm.weight", norm)]);
+        let root = dict([("model", model), ("iteration", Node::Number(step.into()))]);
+        saved.write(&scratch.join(format!("run/iter_000000{step}/{}", file(rank))), &root);
+    }
+    fs::write(scratch.join("run/latest_checkpointed_iteration.txt"), "2").unwrap();
+    check(&scratch, "merge run --last 2 -o out", 0, &["merged 2 checkpoints (steps 1, 2)", "written as torch"]);
+    check(&scratch, "verify out --inputs", 0, &["matches its receipt"]);
+    let files = [0, 1].map(file);
+    let [old, new, merged] =
+        ["run/iter_0000001", "run/iter_0000002", "out"].map(|folder| in_files(&scratch.join(folder), &files));
+    for (merged, (old, new)) in merged.iter().zip(old.iter().zip(&new)) {
+        assert_equal(merged, &mean(old, new));
+    }
+    assert!(merged[0] != merged[1]);
+    check(&scratch, "merge run --last 2 -o x --format safetensors", 2, &["in 2 files of ranks"]);
+    // Megatron writes this last.
+    fs::write(scratch.join("run/latest_checkpointed_iteration.txt"), "1").unwrap();
+    check(&scratch, "inspect run", 0, &["1 finished", "says that step 1 is the last finished one"]);
 }
 
 #[test]
@@ -314,7 +360,7 @@ fn a_merge_of_files_of_ranks_that_was_killed_resumes_with_the_same_bytes() {
     for n_bytes in [1, 500, 900] {
         let mut command = program();
         command.current_dir(scratch.path()).args("merge -q run --last 4 --scheme wma -j 1 -o out".split(' '));
-        let mut child = command.spawn().unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         wait_for_journal(&mut child, &out, n_bytes);
         signal(&child, Signal::KILL);
         child.wait().unwrap();

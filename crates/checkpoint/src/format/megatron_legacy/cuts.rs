@@ -4,6 +4,30 @@ use std::collections::BTreeMap;
 
 use thalweg_tensor::{Piece, Shape, TensorEntry, display_name};
 
+/// Why tensors of ranks were not joined.
+#[derive(Debug)]
+pub(super) enum Misfit {
+    /// It is not known how one of them is cut: each rank's part can be read by itself.
+    UnknownCut(String),
+    /// They do not fit together.
+    Other(String),
+}
+
+impl From<String> for Misfit {
+    fn from(reason: String) -> Self {
+        Self::Other(reason)
+    }
+}
+
+impl Misfit {
+    /// The reason.
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::UnknownCut(reason) | Self::Other(reason) => reason,
+        }
+    }
+}
+
 /// How a tensor is spread over the tensor ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
@@ -96,28 +120,29 @@ fn cut_of(name: &str, shape: &Shape, of_rank: &BTreeMap<&str, &TensorEntry>) -> 
 }
 
 /// Joins the tensors of one stage from all tensor ranks, in rank order; the error is the reason why they do not fit.
-pub(super) fn join_ranks(mut ranks: Vec<Vec<TensorEntry>>) -> Result<Vec<TensorEntry>, String> {
+pub(super) fn join_ranks(mut ranks: Vec<Vec<TensorEntry>>) -> Result<Vec<TensorEntry>, Misfit> {
     if ranks.len() == 1 {
         return Ok(ranks.swap_remove(0));
     }
     let by_name: Vec<BTreeMap<&str, &TensorEntry>> =
         ranks.iter().map(|entries| entries.iter().map(|entry| (&*entry.name, entry)).collect()).collect();
-    let (first, others) = by_name.split_first().ok_or("there are no ranks")?;
+    let (first, others) = by_name.split_first().ok_or_else(|| "there are no ranks".to_owned())?;
     if let Some(name) = others.iter().flat_map(BTreeMap::keys).find(|name| !first.contains_key(*name)) {
-        return Err(format!("tensor `{}` is not in the file of tensor rank 0", display_name(name)));
+        return Err(format!("tensor `{}` is not in the file of tensor rank 0", display_name(name)).into());
     }
     let mut joined = Vec::with_capacity(first.len());
     for (name, entry) in first {
         let shown = display_name(name);
         let parts: Vec<&TensorEntry> = by_name.iter().filter_map(|entries| entries.get(name).copied()).collect();
         if parts.len() != ranks.len() {
-            return Err(format!("tensor `{shown}` is not in the file of every tensor rank"));
+            return Err(format!("tensor `{shown}` is not in the file of every tensor rank").into());
         }
         if parts.iter().any(|part| part.shape != entry.shape || part.dtype != entry.dtype) {
-            return Err(format!("tensor `{shown}` differs in shape or element type between tensor ranks"));
+            return Err(format!("tensor `{shown}` differs in shape or element type between tensor ranks").into());
         }
         let Some(cut) = cut_of(name, &entry.shape, first) else {
-            return Err(format!("it is unknown how tensor `{shown}` is split over {} tensor ranks", ranks.len()));
+            let reason = format!("it is unknown how tensor `{shown}` is split over {} tensor ranks", ranks.len());
+            return Err(Misfit::UnknownCut(reason));
         };
         joined.push(join_tensor(&parts, cut).ok_or_else(|| format!("tensor `{shown}` cannot be joined"))?);
     }
@@ -174,7 +199,7 @@ mod tests {
     }
 
     fn join(tensors: &[(&str, &[u64])]) -> Result<Vec<TensorEntry>, String> {
-        join_ranks(vec![rank(0, tensors), rank(1, tensors)])
+        join_ranks(vec![rank(0, tensors), rank(1, tensors)]).map_err(Misfit::into_reason)
     }
 
     #[track_caller]
@@ -224,8 +249,8 @@ mod tests {
         );
         assert!(join(&[("mlp.linear_fc1.weight", &[5, 4]), ("mlp.linear_fc2.weight", &[4, 3])]).is_err());
         let differ = join_ranks(vec![rank(0, &[("w.norm.weight", &[4])]), rank(1, &[("w.norm.weight", &[5])])]);
-        assert!(differ.unwrap_err().contains("differs in shape"));
+        assert!(differ.unwrap_err().into_reason().contains("differs in shape"));
         let lacks = join_ranks(vec![rank(0, &[]), rank(1, &[("w.norm.weight", &[5])])]);
-        assert!(lacks.unwrap_err().contains("not in the file of tensor rank 0"));
+        assert!(lacks.unwrap_err().into_reason().contains("not in the file of tensor rank 0"));
     }
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use thalweg_storage::Storage;
 use thalweg_tensor::{TensorCatalog, TensorEntry, display_name};
 
-use self::cuts::join_ranks;
+use self::cuts::{Misfit, join_ranks};
 use self::names::{ExpertNames, LayerNames};
 use super::megatron_dist::ITERATION_START;
 use super::stated_step::{StatedStep, compare_step, step_in_name};
 use super::torch::error::TorchError;
-use super::torch::{NameBudget, TorchFile, content_under};
+use super::torch::{NameBudget, TorchFile, content_under, open_parts};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::pickle::{NameList, Value};
@@ -56,7 +56,7 @@ impl Format for MegatronLegacy {
         &self,
         storage: &Arc<dyn Storage>,
         place: &Place,
-        _options: &ReadOptions,
+        options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
         let grid = Grid::find(place)?;
@@ -87,7 +87,18 @@ impl Format for MegatronLegacy {
             }
             files.push(OpenFile { name: name.clone(), path, reader });
         }
-        let entries = grid.join(stages).map_err(|reason| broken(place.path(), reason))?;
+        let entries = match grid.join(stages) {
+            Ok(entries) => entries,
+            Err(misfit) => {
+                let is_unknown = matches!(misfit, Misfit::UnknownCut(_));
+                let refusal = broken(place.path(), misfit.into_reason());
+                if !is_unknown {
+                    return Err(refusal);
+                }
+                let names = grid.ranks.values().map(String::as_str);
+                return open_parts(storage, place.path(), names, options, cache).map_err(|_| refusal);
+            }
+        };
         let twice = |name: Box<str>| broken(place.path(), format!("tensor `{}` appears twice", display_name(&name)));
         let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
         let mut notes = Vec::new();
@@ -228,7 +239,7 @@ impl Grid {
     }
 
     /// Joins the tensors of all ranks; the error is the reason why they do not fit.
-    fn join(&self, stages: BTreeMap<StageKey, Vec<TensorEntry>>) -> Result<Vec<TensorEntry>, String> {
+    fn join(&self, stages: BTreeMap<StageKey, Vec<TensorEntry>>) -> Result<Vec<TensorEntry>, Misfit> {
         let mut joined: BTreeMap<Box<str>, TensorEntry> = BTreeMap::new();
         let mut layers = LayerNames::default();
         let mut stages = stages.into_iter().peekable();
@@ -240,7 +251,7 @@ impl Grid {
                 ranks.push(entries);
             }
             if ranks.len() != usize::try_from(self.n_tensor).unwrap_or(usize::MAX) {
-                return Err(format!("virtual stage {} is not in the file of every tensor rank", key.chunk));
+                return Err(format!("virtual stage {} is not in the file of every tensor rank", key.chunk).into());
             }
             let experts = ExpertNames::new(key.expert, &ranks[0]);
             if key.expert == 0 {

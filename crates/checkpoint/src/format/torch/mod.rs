@@ -55,9 +55,12 @@ const MAX_PICKLE_BYTES: u64 = 128 << 20;
 #[derive(Debug, Clone, Copy)]
 pub struct Torch;
 
+/// The name of the format.
+const FORMAT_NAME: &str = "torch";
+
 impl Format for Torch {
     fn name(&self) -> &'static str {
-        "torch"
+        FORMAT_NAME
     }
 
     fn marks(&self) -> &'static [&'static str] {
@@ -338,6 +341,27 @@ pub(crate) fn entry_of(
 
 fn torch_error(path: &Path, source: TorchError) -> Error {
     Error::Torch { path: path.to_owned(), source: Box::new(source) }
+}
+
+/// Opens files of ranks of another format, whose parts nobody joined, as files of torch.save.
+///
+/// # Errors
+/// As for files of torch.save.
+pub(crate) fn open_parts<'a>(
+    storage: &Arc<dyn Storage>,
+    folder: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Result<FormatContent, Error> {
+    let none = || Error::NotACheckpoint {
+        path: folder.to_owned(),
+        found: "it holds no files of ranks".to_owned(),
+        converter: None,
+    };
+    let files = RankFiles::find(names).ok_or_else(none)?;
+    let content = open_ranks(storage, folder, files, options, cache)?;
+    Ok(FormatContent { format_name: Some(FORMAT_NAME), ..content })
 }
 
 /// Opens the files of ranks, whose tensors are named by their files if there are several.

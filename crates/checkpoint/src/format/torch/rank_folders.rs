@@ -7,8 +7,8 @@ use thalweg_storage::{FileKind, FolderEntry, Storage};
 
 use super::super::{Format, FormatContent, Place};
 use super::file_names::is_saved_name;
-use super::open_ranks;
 use super::ranks::{MODEL_FOLDER, RankFiles, is_rank_name};
+use super::{FORMAT_NAME, open_ranks};
 use crate::state_names::is_state_name;
 use crate::{CatalogCache, Error, ReadOptions};
 
@@ -21,7 +21,7 @@ pub struct RankFolders;
 
 impl Format for RankFolders {
     fn name(&self) -> &'static str {
-        "torch"
+        FORMAT_NAME
     }
 
     fn marks(&self) -> &'static [&'static str] {

@@ -124,7 +124,11 @@ impl RankFiles {
             }
             key.push_str(name.get(last.at.end..)?);
             let group = groups.entry(key).or_default();
-            group.files.insert(numbers.iter().map(|number| number.rank).collect(), name.to_owned());
+            let ranks = numbers.iter().map(|number| number.rank).collect();
+            // `rank0.pt` and `rank00.pt`.
+            if group.files.insert(ranks, name.to_owned()).is_some() {
+                return None;
+            }
             group.numbers = numbers;
         }
         let mut cut: Vec<(String, Self)> = groups.into_iter().filter(|(_, group)| group.is_cut()).collect();
@@ -259,6 +263,7 @@ mod tests {
         for names in [&["rank0.pt"][..], &["ba1-rank0.pt", "ba2-rank0.pt"], &["rank0.pt", "rank1.pt", "other.pt"]] {
             assert_eq!(found(names), None, "{names:?}");
         }
+        assert_eq!(found(&["rank0.pt", "rank00.pt", "rank1.pt"]), None);
         let two = ["a_rank0.pt", "a_rank1.pt", "b_rank0.pt", "b_rank1.pt"];
         assert_eq!(found(&two), None);
     }

@@ -39,6 +39,12 @@ const PLAIN_TYPES: [(&str, &str); 5] = [
     ("torch.nn.parameter", "Buffer"),
 ];
 
+/// Classes of numbers alone that are saved among tensors: how FSDP1 cuts its flat parameters.
+const DESCRIPTIONS: [(&str, &str); 2] = [
+    ("torch.distributed.fsdp._flat_param", "_ShardParamInfo"),
+    ("torch.distributed.fsdp.flat_param", "_ShardParamInfo"),
+];
+
 /// Most wrappers around a tensor: more than any writer nests.
 const MAX_WRAPPERS: usize = 4;
 
@@ -187,6 +193,9 @@ pub(crate) fn read_tensor(value: Value<'_>) -> Result<Found<'_>, TensorFault> {
             let opaque = value.opaque_name().filter(|_| value.as_global().is_none());
             return Ok(opaque.map_or(Found::Other, |global| Found::Unreadable(foreign(global))));
         };
+        if DESCRIPTIONS.iter().any(|(module, name)| object.global.is(module, name)) {
+            return Ok(Found::Other);
+        }
         if !object.global.is_listed {
             return Ok(Found::Unreadable(refusal(object.global)));
         }

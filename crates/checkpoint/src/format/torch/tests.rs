@@ -392,3 +392,16 @@ fn folders_have_one_model_among_files_of_other_things() {
     assert_eq!(choose(&[&ranks[..], &beside].concat()), ranks.join(" and "));
     assert!(choose(&["optimizer.pt"]).contains("`optimizer.pt`, which is not a model"));
 }
+
+#[test]
+fn what_describes_flat_parameters_is_not_a_tensor() {
+    let numbers = b"(\x88K\0K\x03K\0K\x02t\x81";
+    for (class, n_unreadable) in
+        [("torch.distributed.fsdp._flat_param\n_ShardParamInfo", 0), ("torch.distributed.fsdp._flat_param\n_Other", 1)]
+    {
+        let info = [b"c", class.as_bytes(), b"\n", numbers].concat();
+        let object = dict(&[("w", tensor()), ("info", info)]);
+        let content = read_content(&file(&object), 0, &reading(None)).unwrap();
+        assert_eq!((content.entries.len(), content.findings.unreadable.len()), (1, n_unreadable), "{class}");
+    }
+}
