@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use thalweg_tensor::{AccessError, TensorCatalog, TensorSource};
 use thalweg_tensor::kernel::{Consensus, DeltaSelector, Election, Keep, RankKey, TieOrder, stream_key};
+use thalweg_tensor::{AccessError, TensorCatalog, TensorSource};
 
 use super::della::ByRank;
 use super::geometry::{Shares, find_shares};
