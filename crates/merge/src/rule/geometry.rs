@@ -20,12 +20,10 @@ pub(crate) struct Shares {
 struct Sphere {
     norms: Vec<f64>,
     cosines: Vec<Vec<f64>>,
-    /// Directions whose squared sine is below this are opposite if they are not alike.
-    least_square: f64,
 }
 
-/// The same for vectors of equal lengths. Inner products are sums of products with the last source, so that those of
-/// short vectors carry the rounding of the longest.
+/// Directions whose squared sine is below this are opposite if they are not alike: inner products in f64 show no
+/// smaller one reliably.
 const LEAST_SQUARE: f64 = 1e-9;
 
 /// A sum of directions below this has no direction: inner products in f64 do not show shorter ones.
@@ -45,10 +43,7 @@ impl Sphere {
             norm => (product(i, j) / norm).clamp(-1.0, 1.0),
         };
         let cosines = (0..n).map(|i| (0..n).map(|j| cosine(i, j)).collect()).collect();
-        let lengths = norms.iter().copied().filter(|norm| *norm > 0.0);
-        let (shortest, longest) = lengths.fold((f64::MAX, 0.0_f64), |(low, high), x| (low.min(x), high.max(x)));
-        let rounding = 64.0 * f64::EPSILON * (longest / shortest).powi(2);
-        Self { norms, cosines, least_square: rounding.clamp(LEAST_SQUARE, 1.0) }
+        Self { norms, cosines }
     }
 
     /// The inner product of direction `i` with the vector that has coefficients `point` over all directions.
@@ -66,8 +61,8 @@ impl Sphere {
     }
 }
 
-/// The coefficients of one tensor. `gram` is that of the experts, then of the base if there is one; `weights` are the
-/// experts'.
+/// The coefficients of one tensor. `gram` is that of the experts, then of the base if there is one, then of zeros where
+/// the rule [measures from zero](PlanRule::measures_from_zero); `weights` are the experts'.
 pub(crate) fn find_shares(rule: &PlanRule, gram: &Gram, weights: &[f64]) -> Shares {
     let n = weights.len();
     match rule.kind {
@@ -196,7 +191,7 @@ fn step_towards(sphere: &Sphere, mean: &[f64], weight: &dyn Fn(usize) -> f64, to
         let dot = sphere.dot(i, mean).clamp(-1.0, 1.0);
         let angle = dot.acos();
         // The opposite of the mean lies in every direction alike: it pulls in none.
-        let is_opposite = dot < 0.0 && 1.0 - dot * dot < sphere.least_square;
+        let is_opposite = dot < 0.0 && 1.0 - dot * dot < LEAST_SQUARE;
         if weight(i) == 0.0 || angle < tolerance || is_opposite {
             continue;
         }

@@ -157,6 +157,11 @@ impl PlanRule {
         (0..n_sources).filter(move |&i| Some(i) != base)
     }
 
+    /// Whether the vectors of a rule on a sphere begin at zero, and not at the base.
+    pub(crate) fn measures_from_zero(&self) -> bool {
+        self.kind == RuleKind::Slerp || self.base.is_none()
+    }
+
     /// lambda as an exact number.
     fn exact_lambda(&self) -> Result<Ratio, RuleError> {
         self.lambda.parse().map_err(|_: NumberError| {

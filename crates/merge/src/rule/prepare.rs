@@ -1,7 +1,9 @@
 //! From a plan's rule and its sources to what is done with each tensor: thresholds, norms, coefficients.
 
-use thalweg_tensor::TensorSource;
+use std::ops::Range;
+
 use thalweg_tensor::kernel::{Consensus, DeltaSelector, Election, Keep, RankKey, TieOrder, stream_key};
+use thalweg_tensor::{AccessError, TensorCatalog, TensorSource};
 
 use super::della::ByRank;
 use super::geometry::{Shares, find_shares};
@@ -107,6 +109,21 @@ pub(crate) fn prepare_rules(
     combinations.iter().map(prepare).collect()
 }
 
+/// A model of zeros. A Gram matrix is made of differences from its last source, so that the products of vectors much
+/// shorter than that one would drown in its rounding.
+struct Zeros<'a>(&'a TensorCatalog);
+
+impl TensorSource for Zeros<'_> {
+    fn catalog(&self) -> &TensorCatalog {
+        self.0
+    }
+
+    fn read_elements(&self, _: usize, _: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
+        out.fill(0);
+        Ok(())
+    }
+}
+
 fn prepare_geometry(
     rule: &PlanRule,
     combination: &Combination,
@@ -117,6 +134,8 @@ fn prepare_geometry(
     let weights = combination.coefficients.as_f64();
     let counts: Vec<usize> = rule.experts(n_sources).filter(|&i| weights[i] != 0.0).collect();
     let ordered = counts.iter().chain(&rule.base).map(|&i| inputs.sources[combination.source_idxs[i]]);
+    let zeros = Zeros(&inputs.layout.catalog);
+    let ordered = ordered.chain(rule.measures_from_zero().then_some(&zeros as &dyn TensorSource));
     let grams = gram(&ordered.collect::<Vec<_>>(), inputs.layout, run)?;
     let expert_weights: Vec<f64> = counts.iter().map(|&i| weights[i]).collect();
     let of_tensor = |gram: &Option<crate::gram::Gram>| {

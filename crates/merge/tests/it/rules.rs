@@ -371,7 +371,7 @@ fn opposite_and_zero_vectors_are_interpolated_linearly_by_slerp() {
 
 #[test]
 fn the_karcher_mean_of_opposite_vectors_of_unequal_length_keeps_its_length() {
-    // Inner products carry the rounding of the longest vector, so that the shorter two do not look opposite to it.
+    // Rounding must not make the shorter two look as if they were not quite opposite to the longest.
     let folder = tempfile::tempdir().unwrap();
     let values = [-0.330_437_076_183_387_14, -0.475_219_068_991_552_1, 2.608_908_472_609_203_f64];
     for (name, n_times) in [("one", 1), ("many", 9)] {
@@ -386,6 +386,28 @@ fn the_karcher_mean_of_opposite_vectors_of_unequal_length_keeps_its_length() {
         let found = f64::from_le_bytes(merged["w"].2[..8].try_into().unwrap());
         let length: f64 = experts.iter().zip(values).map(|((_, weight), x)| *weight as f64 / 301.0 * x.abs()).sum();
         assert!((found + length).abs() < 1e-7 * length, "{name}: {found} is not -{length}");
+    }
+}
+
+#[test]
+fn slerp_is_linear_for_opposite_vectors_of_unequal_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, values: &[f64]| {
+        let path = folder.path().join(name);
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        write_checkpoint(&path, &tensors([("w", ("F64".to_owned(), vec![values.len() as u64], bytes))]));
+        path
+    };
+    for n_elements in [1, 64] {
+        let long: Vec<f64> = (1..=n_elements).map(|i| f64::from(i).sin()).collect();
+        let short: Vec<f64> = long.iter().map(|x| x * -0.001).collect();
+        let paths = [write(&format!("long-{n_elements}"), &long), write(&format!("short-{n_elements}"), &short)];
+        for (base, expert) in [(&paths[0], &paths[1]), (&paths[1], &paths[0])] {
+            let found = Merge::new(RuleKind::Slerp, Convention::Paper, Some(base), &[(expert, 50)]).run();
+            let first = f64::from_le_bytes(found["w"].2[..8].try_into().unwrap());
+            let mean = long[0] * 0.4995;
+            assert!((first - mean).abs() < 1e-12, "{n_elements}: {first}, not {mean}");
+        }
     }
 }
 
