@@ -343,7 +343,7 @@ fn torch_error(path: &Path, source: TorchError) -> Error {
     Error::Torch { path: path.to_owned(), source: Box::new(source) }
 }
 
-/// Opens files of ranks of another format, whose parts nobody joined, as files of torch.save.
+/// Opens files of ranks of another format, whose parts cannot be joined, as files of torch.save.
 ///
 /// # Errors
 /// As for files of torch.save.
