@@ -100,7 +100,8 @@ pub(crate) struct WatchArgs {
     /// Send a message when the forecast of the first score reaches this value
     #[arg(long, value_name = "VALUE", requires = "forecast", help_heading = "Messages")]
     pub(crate) target: Option<f64>,
-    /// Send a JSON message to this address (http only) on a spike, a new best score and a forecast that reaches --target
+    /// Send a JSON message to this address (http only) on a spike, a new best score and a forecast that reaches
+    /// --target
     #[arg(long, value_name = "URL", help_heading = "Messages")]
     pub(crate) notify: Option<HookUrl>,
     /// Pipe the same message to a shell command, for example to curl
