@@ -29,6 +29,12 @@ fn compile_with_clippy(cargo: &mut Command) {
     cargo.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
 }
 
+/// Twice as many as there are cores: many tests wait for a disk or for a process that they started. With as many threads
+/// as cores, the tests of the command line take a third longer.
+fn n_test_threads() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Runs every step; stops at the first that fails.
 pub(crate) fn run() -> Result<(), String> {
     for (name, arguments) in STEPS {
@@ -36,6 +42,9 @@ pub(crate) fn run() -> Result<(), String> {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(arguments);
         compile_with_clippy(&mut cargo);
+        if std::env::var_os("RUST_TEST_THREADS").is_none() {
+            cargo.env("RUST_TEST_THREADS", n_test_threads().to_string());
+        }
         let status = cargo.status();
         let passed = status.map_err(|error| format!("cargo cannot be started: {error}"))?.success();
         if !passed {
