@@ -29,8 +29,8 @@ fn compile_with_clippy(cargo: &mut Command) {
     cargo.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
 }
 
-/// Twice as many as there are cores: many tests wait for a disk or for a process that they started. With as many threads
-/// as cores, the tests of the command line take a third longer.
+/// Twice as many as there are cores: many tests wait for a disk or for a process that they started. With as many
+/// threads as cores, the tests of the command line take a third longer.
 fn n_test_threads() -> usize {
     2 * std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -92,7 +92,12 @@ pub(crate) fn next_steps(outcomes: &[MergeOutcome]) -> String {
     match outcomes {
         [only] if only.compared.is_none() => {
             let path = thalweg_tensor::shell_path(from_here(&only.path));
-            format!("next: `thalweg verify {path} --inputs` checks it, `thalweg eval {path} --suite SUITE` scores it\n")
+            let mut text = format!("next: `thalweg verify {path} --inputs` checks it");
+            // Without it, and so where a trainer has to join parts first, there is no model to run.
+            if only.receipt.files.iter().any(|file| file.name == "config.json") {
+                text.push_str(&format!(", `thalweg eval {path} --suite SUITE` scores it"));
+            }
+            text + "\n"
         }
         _ => String::new(),
     }
