@@ -69,7 +69,7 @@ def dump(value, protocol=2):
 
 
 class File:
-    """A file of torch.save: storages are added as tensors are made."""
+    """A torch.save file: storages are added as tensors are made."""
 
     def __init__(self):
         self.records = {}

@@ -104,7 +104,7 @@ def in_group(function, world, *arguments):
         return torch.load(out, weights_only=False)
 
 
-# ---------------------------------------------------------------- files of torch.save
+# ---------------------------------------------------------------- torch.save files
 def train_torch(rank, world, folder):
     model, states = make_model(), {}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -52,7 +52,7 @@ fn limits(n_bytes: usize) -> PickleLimits {
     PickleLimits { max_memory_bytes: (1 << 20) + 100 * n_bytes as u64, ..PickleLimits::default() }
 }
 
-/// Any bytes as a file of torch.save: whatever is accepted is within the file.
+/// Any bytes as a torch.save file: whatever is accepted is within the file.
 pub(crate) fn check_file(bytes: &[u8]) {
     let file = MemoryFile(Arc::from(bytes));
     let content = match read_content(&file, 0, &ReadOptions::default()) {

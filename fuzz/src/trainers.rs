@@ -49,7 +49,7 @@ pub(crate) fn check_torch_checkpointing(input: &[u8]) {
     check_folder(input, &[&TorchCheckpointing]);
 }
 
-/// One file of torch.save, or several with an index.
+/// One torch.save file, or several with an index.
 pub(crate) fn check_torch_folder(input: &[u8]) {
     check_folder(input, &[&Torch]);
 }

@@ -15,7 +15,7 @@ pub enum OutputFormat {
     /// Safetensors files, as Hugging Face libraries read them.
     #[default]
     Safetensors,
-    /// Files of `torch.save`.
+    /// `torch.save` files.
     Torch,
     /// A distributed checkpoint of PyTorch.
     Dcp,

@@ -65,7 +65,7 @@ fn other_formats_name_the_functions_that_convert_them() {
         ("model.onnx", "it is a file of another framework", "the checkpoint that it was made from"),
     ] {
         let path = folder.path().join(name);
-        // Files of torch.save are zip archives; so could any other be.
+        // torch.save files are zip archives; so could any other be.
         write(&path, "PK\x03\x04");
         check_stranger(&path, what, way_out);
     }

@@ -1,4 +1,4 @@
-//! Checkpoints in which every rank wrote its part of the model to a file of torch.save: each part is merged with the
+//! Checkpoints in which every rank wrote its part of the model to a torch.save file: each part is merged with the
 //! same part of the others, into files of the same names.
 
 use std::collections::BTreeMap;

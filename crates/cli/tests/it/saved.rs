@@ -1,4 +1,4 @@
-//! Writes small files of torch.save, in the form from before PyTorch 1.6: states of trainers that no fixture has.
+//! Writes small torch.save files, in the form from before PyTorch 1.6: states of trainers that no fixture has.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Files of torch.save: `.pt`, `.pth`, `.bin`, `.ckpt`, one or many with an index.
+//! torch.save files: `.pt`, `.pth`, `.bin`, `.ckpt`, one or many with an index.
 //!
 //! Decides which file of a folder is meant and which part of it is the model. `archive` reads archives, `legacy` the
 //! older streams, and `tensor` tensors. No instruction of a pickle is ever executed.
@@ -51,7 +51,7 @@ use crate::{CatalogCache, Error, Note, ReadOptions};
 /// The longest pickle that is read, in bytes.
 const MAX_PICKLE_BYTES: u64 = 128 << 20;
 
-/// Files of torch.save.
+/// torch.save files.
 #[derive(Debug, Clone, Copy)]
 pub struct Torch;
 
@@ -80,7 +80,7 @@ impl Format for Torch {
             Place::File { path, head } => {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 let is_saved = head.starts_with(b"PK\x03\x04") || matches!(**head, [0x80, 0..=5, ..]);
-                // NumPy's archives and shards of distributed checkpoints begin like files of torch.save.
+                // NumPy's archives and shards of distributed checkpoints begin like torch.save files.
                 is_torch_name(name) || is_saved && !name.ends_with(npz::FILE_END) && !has_name_of_stranger(name)
             }
             Place::Folder { .. } => place.file_names().any(is_torch_name),
@@ -343,10 +343,10 @@ fn torch_error(path: &Path, source: TorchError) -> Error {
     Error::Torch { path: path.to_owned(), source: Box::new(source) }
 }
 
-/// Opens files of ranks of another format, whose parts cannot be joined, as files of torch.save.
+/// Opens files of ranks of another format, whose parts cannot be joined, as torch.save files.
 ///
 /// # Errors
-/// As for files of torch.save.
+/// As for torch.save files.
 pub(crate) fn open_parts<'a>(
     storage: &Arc<dyn Storage>,
     folder: &Path,

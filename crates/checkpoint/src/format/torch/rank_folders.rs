@@ -15,7 +15,7 @@ use crate::{CatalogCache, Error, ReadOptions};
 /// Deepest nesting of folders of ranks.
 const MAX_DEPTH: usize = 4;
 
-/// Files of torch.save in folders that are named after ranks, or in a folder `model`.
+/// torch.save files in folders that are named after ranks, or in a folder `model`.
 #[derive(Debug, Clone, Copy)]
 pub struct RankFolders;
 

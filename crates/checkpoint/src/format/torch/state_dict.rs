@@ -1,4 +1,4 @@
-//! Which of the values in a file of torch.save are the model, and what its tensors are called.
+//! Which of the values in a torch.save file are the model, and what its tensors are called.
 //!
 //! A file may hold anything: a state dict, alone or among optimizer state, counters and averages. If exactly one part
 //! can be meant, it is taken; otherwise the caller must name one.
