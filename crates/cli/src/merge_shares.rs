@@ -125,7 +125,7 @@ fn next_step(share: Share, outcomes: &[ShareOutcome]) -> String {
     }
     let missing = missing_of(outcomes);
     match missing.len() {
-        0 => format!("next: all shares are done; `{} --finish` publishes\n", shared_command()),
+        0 => format!("next: all shares are done; `{}` publishes\n", shared_command("--finish")),
         n => {
             let are_missing = part_of_are(n, share.count(), "share");
             format!("next: {are_missing} missing: {}\n", array_expression(&missing))
@@ -133,38 +133,45 @@ fn next_step(share: Share, outcomes: &[ShareOutcome]) -> String {
     }
 }
 
-/// The command as it was typed, without what this process alone was asked.
-fn shared_command() -> String {
+/// The command as it was typed, with other options in place of what this process alone was asked.
+fn shared_command(own: &str) -> String {
+    let typed = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    with_own(typed, own)
+}
+
+fn with_own(mut typed: impl Iterator<Item = String>, own: &str) -> String {
     const OWN_FLAGS: [&str; 3] = ["--finish", "--discard-partial", "--json"];
     let mut words = vec!["thalweg".to_owned()];
-    let mut typed = std::env::args_os().skip(1);
+    let mut rest = Vec::new();
     while let Some(word) = typed.next() {
-        let word = word.to_string_lossy();
-        if word == "--shard" {
-            typed.next();
-        } else if !OWN_FLAGS.contains(&&*word) && !word.starts_with("--shard=") {
-            words.push(shell_word(&word));
+        match &*word {
+            "--shard" => drop(typed.next()),
+            // What follows is not an option, whatever it looks like.
+            "--" => rest = std::iter::once(word).chain(typed.by_ref()).collect(),
+            flag if OWN_FLAGS.contains(&flag) || flag.starts_with("--shard=") => {}
+            other => words.push(shell_word(other)),
         }
     }
+    words.push(own.to_owned());
+    words.extend(rest.iter().map(|word| shell_word(word)));
     words.join(" ")
 }
 
 fn shares_missing(missing: &MissingShares, n_outputs: usize) -> Error {
     /// Outputs that a message lists.
     const MAX_LISTED: usize = 8;
-    let (command, count, expression) = (shared_command(), missing.count, missing.array_expression());
+    let (count, expression) = (missing.count, missing.array_expression());
     let what = match &*missing.missing {
         [one] => format!("share {one} of {count} is missing"),
         many => format!("{} of {count} shares are missing: {expression}", many.len()),
     };
     let again = match &*missing.missing {
-        [one] => format!("`{command} --shard {one}/{count}`"),
+        [one] => format!("`{}`", shared_command(&format!("--shard {one}/{count}"))),
         many => {
             let numbers: Vec<String> = many.iter().map(usize::to_string).collect();
             let numbers = numbers.join(" ");
-            format!(
-                "`for i in {numbers}; do {command} --shard $i/{count}; done`, or an array job with `--array={expression}`"
-            )
+            let command = shared_command(&format!("--shard $i/{count}"));
+            format!("`for i in {numbers}; do {command}; done`, or an array job with `--array={expression}`")
         }
     };
     let hint = format!("run the missing shares with {again}, then finish again");
@@ -180,4 +187,17 @@ fn shares_missing(missing: &MissingShares, n_outputs: usize) -> Error {
         }
     }
     Error::Usage { what, hint: Some(hint), details }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_own;
+
+    #[test]
+    fn options_of_this_process_are_replaced_before_a_double_dash() {
+        let shown = |typed: &str| with_own(typed.split(' ').map(str::to_owned), "--finish");
+        assert_eq!(shown("merge --plan p.json --shard 0/2 --json"), "thalweg merge --plan p.json --finish");
+        assert_eq!(shown("sweep --shard=0/2 -o out -- run"), "thalweg sweep -o out --finish -- run");
+        assert_eq!(shown("sweep --shard 0/2 -o out -- --json"), "thalweg sweep -o out --finish -- --json");
+    }
 }

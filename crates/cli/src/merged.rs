@@ -88,19 +88,28 @@ pub(crate) fn from_here(path: &Path) -> PathBuf {
 }
 
 /// What a user may want to do with new outputs.
-pub(crate) fn next_steps(outcomes: &[MergeOutcome]) -> String {
+pub(crate) fn next_steps(outcomes: &[MergeOutcome], world: &World<'_>) -> String {
     match outcomes {
         [only] if only.compared.is_none() => {
             let path = thalweg_tensor::shell_path(from_here(&only.path));
             let mut text = format!("next: `thalweg verify {path} --inputs` checks it");
-            // Without it, and so where a trainer has to join parts first, there is no model to run.
-            if only.receipt.files.iter().any(|file| file.name == "config.json") {
+            if can_be_scored(&only.receipt, world) {
                 text.push_str(&format!(", `thalweg eval {path} --suite SUITE` scores it"));
             }
             text + "\n"
         }
         _ => String::new(),
     }
+}
+
+/// Whether an output is a model that can be run: one without a config cannot, nor one in files of ranks, which only the
+/// trainer can join.
+fn can_be_scored(receipt: &MergeReceipt, world: &World<'_>) -> bool {
+    let plan = &receipt.plan;
+    // It is open already, and an output is in files of ranks where its newest source is.
+    let newest = || plan.sources.get(plan.policy.newest).map(|one| world.pool.open(&one.path, &plan.reading_options()));
+    receipt.files.iter().any(|file| file.name == "config.json")
+        && newest().is_some_and(|newest| newest.is_ok_and(|newest| newest.findings().n_ranks == 0))
 }
 
 /// The steps of the sources in brackets, if each has one.

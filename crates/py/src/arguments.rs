@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyString, PyTuple};
 
 use crate::error::{Failure, Result};
 use crate::options::SourceArgument;
@@ -51,14 +51,33 @@ impl FromPyObject<'_, '_> for SourcesArgument {
         let mut sources = Vec::new();
         for (i, item) in items.enumerate() {
             let item = item?;
-            let Ok(source) = item.extract() else {
-                let kind = kind_of(item.as_borrowed())?;
-                return Err(refuse(format!("`sources[{i}]` is a path, or a path and its coefficient, not {kind}")));
-            };
-            sources.push(source);
+            let place = format!("sources[{i}]");
+            let form = "a path, or a path and its coefficient";
+            sources.push(match item.cast::<PyTuple>() {
+                Err(_) => SourceArgument::Path(path_at(&item, (&place, form), refuse)?),
+                Ok(pair) if pair.len() == 2 => {
+                    let path = path_at(&pair.get_item(0)?, (&format!("{place}[0]"), "a path"), refuse)?;
+                    SourceArgument::Weighed(path, pair.get_item(1)?.unbind())
+                }
+                Ok(other) => {
+                    return Err(refuse(format!("`{place}` is {form}, not a `tuple` of length {}", other.len())));
+                }
+            });
         }
         Ok(Self(sources))
     }
+}
+
+/// The path at a place; only what is not a path at all is refused in our words.
+fn path_at(
+    given: &Bound<'_, PyAny>,
+    (place, form): (&str, &str),
+    refuse: impl Fn(String) -> PyErr,
+) -> PyResult<PathBuf> {
+    given.extract().or_else(|error: PyErr| match error.is_instance_of::<PyTypeError>(given.py()) {
+        true => Err(refuse(format!("`{place}` is {form}, not {}", kind_of(given.as_borrowed())?))),
+        false => Err(error),
+    })
 }
 
 impl SourcesArgument {
@@ -82,11 +101,24 @@ impl<'a, 'py, T: FromPyObjectOwned<'py>> FromPyObject<'a, 'py> for ListArgument<
     type Error = PyErr;
 
     fn extract(given: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        match given.extract::<T>() {
+        match extract_one(&given) {
             Ok(one) => Ok(Self(vec![one])),
-            Err(_) => given.extract().map(Self),
+            // Of a value alone, the first error says what is wrong with it.
+            Err(error) if given.is_instance_of::<PyString>() || given.len().is_err() => Err(error),
+            Err(_) => {
+                let items: Vec<Bound<'py, PyAny>> = given.extract()?;
+                items.iter().map(extract_one).collect::<PyResult<_>>().map(Self)
+            }
         }
     }
+}
+
+/// One value. `True` is a number in Python, but it is not meant as one.
+fn extract_one<'py, T: FromPyObjectOwned<'py>>(given: &Bound<'py, PyAny>) -> PyResult<T> {
+    if given.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err("`bool` is given where a number or a text is expected"));
+    }
+    given.extract::<T>().map_err(Into::into)
 }
 
 /// The name of its type, in back-ticks.

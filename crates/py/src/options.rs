@@ -15,7 +15,7 @@ use crate::error::{Failure, Result};
 use crate::session::Session;
 
 /// A checkpoint, alone or with its coefficient: a number, a `Fraction`, or text such as `"3/2"`.
-#[derive(Debug, FromPyObject)]
+#[derive(Debug)]
 pub(crate) enum SourceArgument {
     /// Alone.
     Path(PathBuf),

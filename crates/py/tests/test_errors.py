@@ -56,6 +56,8 @@ def test_what_is_given_in_place_of_a_plan_a_run_or_sources_is_named_with_what_to
         (lambda: untyped.plan(sources=RUN), "`sources` is a list of checkpoints, not `", "[PATH, PATH]"),
         (lambda: untyped.plan(sources={RUN: 1}), "`sources` is a list of checkpoints, not `dict`", "[(PATH, 2)"),
         (lambda: untyped.plan(sources=[RUN, 3]), "`sources[1]` is a path, or a path and its", "[PATH, PATH]"),
+        (lambda: untyped.plan(sources=[(3, 1)]), "`sources[0][0]` is a path, not `int`", "[PATH, PATH]"),
+        (lambda: untyped.plan(sources=[(RUN, 1, 2)]), "`sources[0]` is a path, or a path and its", "[PATH, PATH]"),
         (lambda: untyped.explain(sources=[(RUN, 1), (RUN, 1)]), "has a coefficient", "[PATH, PATH]"),
     ]
     for call, told, hint in calls:
@@ -65,6 +67,26 @@ def test_what_is_given_in_place_of_a_plan_a_run_or_sources_is_named_with_what_to
     assert len(thalweg.plan(sources=iter(FORMATS["safetensors"])).sources) == len(FORMATS["safetensors"])
     sweeps = [thalweg.sweep(RUN, 2, schemes="sma"), thalweg.sweep(RUN, [2], schemes=["sma"])]
     assert [trial.name for trial in sweeps[0].plans] == [trial.name for trial in sweeps[1].plans]
+
+
+def test_what_is_wrong_with_a_value_is_said_and_not_hidden() -> None:
+    untyped: Any = thalweg
+    with pytest.raises(OverflowError, match="negative"):
+        untyped.sweep(RUN, -1)
+    for counts in (True, [2, True]):
+        with pytest.raises(TypeError, match="`bool` is given"):
+            untyped.sweep(RUN, counts)
+    for counts in ("2", ["2"]):
+        with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
+            untyped.sweep(RUN, counts)
+
+    class Broken:
+        def __fspath__(self) -> str:
+            raise RuntimeError("no path today")
+
+    for sources in ([RUN, Broken()], [(Broken(), 1)]):
+        with pytest.raises(RuntimeError, match="no path today"):
+            untyped.plan(sources=sources)
 
 
 def test_an_unknown_keyword_is_refused_with_the_nearest() -> None:

@@ -51,10 +51,10 @@ impl DocumentKind {
     /// A document of this kind as a line: its kind and version, then the fields of `body`.
     ///
     /// # Errors
-    /// `ReportForm`.
+    /// `Unwritable`.
     pub(crate) fn line(&self, body: &impl Serialize) -> Result<String, Error> {
         let mut document = json!({"kind": self.kind, "version": self.version});
-        let body = serde_json::to_value(body).map_err(|source| Error::ReportForm { path: None, source })?;
+        let body = serde_json::to_value(body).map_err(Error::Unwritable)?;
         if let (Some(document), Value::Object(body)) = (document.as_object_mut(), body) {
             document.extend(body);
         }
@@ -87,15 +87,34 @@ impl DocumentKind {
         max_bytes: u64,
         hint: &str,
     ) -> Result<T, Error> {
-        let refuse = |error: serde_json::Error| self.refuse(path, &error.to_string(), hint);
         let bytes = storage.read_file(path, max_bytes)?;
-        let document: Value = serde_json::from_slice(&bytes).map_err(refuse)?;
+        self.value_in(&bytes, path, hint)?;
+        serde_json::from_slice(&bytes).map_err(|error| self.refuse(path, &error.to_string(), hint))
+    }
+
+    /// The same for a document whose reader asks for each field.
+    ///
+    /// # Errors
+    /// As [`read_file`](Self::read_file).
+    pub(crate) fn read_value(
+        &self,
+        storage: &dyn Storage,
+        path: &Path,
+        max_bytes: u64,
+        hint: &str,
+    ) -> Result<Value, Error> {
+        self.value_in(&storage.read_file(path, max_bytes)?, path, hint)
+    }
+
+    fn value_in(&self, json: &[u8], path: &Path, hint: &str) -> Result<Value, Error> {
+        let parsed = serde_json::from_slice(json);
+        let document: Value = parsed.map_err(|error| self.refuse(path, &error.to_string(), hint))?;
         let (kind, version) = kind_of(&document);
         if kind != self.kind {
             return Err(self.refuse(path, &format!("its kind is `{}`", shown_kind(kind)), hint));
         }
         self.check(Some(path), kind, version)?;
-        serde_json::from_slice(&bytes).map_err(refuse)
+        Ok(document)
     }
 
     /// A file that is not of this kind.
@@ -149,17 +168,17 @@ pub(crate) fn shown_kind(kind: &str) -> String {
 /// A value as a line of a file.
 ///
 /// # Errors
-/// `ReportForm`.
+/// `Unwritable`.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<String, Error> {
-    Ok(serde_json::to_string(value).map_err(|source| Error::ReportForm { path: None, source })? + "\n")
+    Ok(serde_json::to_string(value).map_err(Error::Unwritable)? + "\n")
 }
 
 /// A value as a file: the same value always gives the same text.
 ///
 /// # Errors
-/// `ReportForm`.
+/// `Unwritable`.
 pub(crate) fn pretty_json(value: &impl Serialize) -> Result<String, Error> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::ReportForm { path: None, source })?;
+    let mut text = serde_json::to_string_pretty(value).map_err(Error::Unwritable)?;
     text.push('\n');
     Ok(text)
 }
@@ -200,7 +219,7 @@ impl Lines {
     ) -> Result<Vec<T>, Error> {
         let lines = (1..).zip(self.text.lines()).filter(|(_, text)| !text.trim().is_empty());
         let read_one = |(n, (line, text)): (usize, (usize, &str))| {
-            let too_many = || format!("it is one more than the limit of {}", counted(most, "line"));
+            let too_many = || format!("the file has more than the limit of {}", counted(most, "line"));
             let outcome = if n < most { read(line, text) } else { Err(too_many()) };
             outcome.map_err(|what| self.fault(line, what, hint))
         };
@@ -365,7 +384,7 @@ mod tests {
     fn lines_beyond_the_limit_are_refused_and_not_ignored() {
         let read = |most| Lines::of_text("the text", "a\n\nb\n").read(most, "", |_, line| Ok(line.to_owned()));
         assert_eq!(read(2).unwrap(), ["a", "b"]);
-        assert_eq!(read(1).unwrap_err().to_string(), "the text, line 3: it is one more than the limit of 1 line");
+        assert_eq!(read(1).unwrap_err().to_string(), "the text, line 3: the file has more than the limit of 1 line");
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub enum Error {
         /// What should have held.
         what: &'static str,
     },
+    /// What was found cannot be expressed as JSON.
+    #[error("cannot write the document as JSON: {0}")]
+    Unwritable(serde_json::Error),
     /// The text is not JSON, or not JSON of this form.
     #[error("cannot read {}: {source}", path.as_deref().map_or_else(|| "the report".to_owned(), |path| format!("`{}`", path.display())))]
     ReportForm {
@@ -192,9 +195,12 @@ impl Error {
             Self::Recipe { source, .. } => source.hint(),
             Self::Evaluator { hint, .. } | Self::Request { hint, .. } => hint.clone(),
             Self::Storage(error) => error.hint().map(str::to_owned),
-            Self::Model(_) | Self::Threads(_) | Self::EvaluatorLate { .. } | Self::Bug { .. } | Self::NoCheckpoint => {
-                None
-            }
+            Self::Model(_)
+            | Self::Threads(_)
+            | Self::Unwritable(_)
+            | Self::EvaluatorLate { .. }
+            | Self::Bug { .. }
+            | Self::NoCheckpoint => None,
             Self::LineForm { hint, .. } => Some((*hint).to_owned()),
             Self::NoSpike => Some("name another log with `--log`".to_owned()),
             Self::AllWithinSpikes { .. } => Some(

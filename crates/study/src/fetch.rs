@@ -243,7 +243,8 @@ pub struct FetchReport {
 }
 
 impl FetchReport {
-    /// What a plan says, with the cache as it is now: made before the plan is executed.
+    /// What a plan says, made before it is executed: what the cache lacks in all is counted now, while the
+    /// `missing_bytes` of the revisions are from planning.
     pub fn of_plan(plan: &FetchPlan) -> Self {
         let (files, bytes) = plan.total();
         Self {
@@ -315,10 +316,16 @@ fn publish(plan: &FetchPlan, revision: &FetchRevision, storage: &Arc<dyn Storage
 
 /// Calls `act` with every number below `n`, a few at a time; the results in their order, or the first error.
 fn in_parallel<T: Send>(n: usize, act: impl Fn(usize) -> Result<T, Error> + Sync + Send) -> Result<Vec<T>, Error> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(n.clamp(1, N_CONNECTIONS)).build();
+    if n == 0 {
+        return Ok(Vec::new());
+    }
+    // Where the system refuses threads, one after another is slower and works.
+    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(n.min(N_CONNECTIONS)).build() else {
+        return (0..n).map(act).collect();
+    };
     // Numbers are handed out one after another, so that the first revisions are complete first.
     let results = (0..n).par_bridge().map(|number| Ok((number, act(number)?)));
-    let results: Result<BTreeMap<usize, T>, Error> = pool.map_err(Error::Threads)?.install(|| results.collect());
+    let results: Result<BTreeMap<usize, T>, Error> = pool.install(|| results.collect());
     Ok(results?.into_values().collect())
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn publish_items(
     // How long it took says nothing about the model.
     let tasks = tasks.iter().map(|task| TaskScores { seconds: 0.0, ..TaskScores::clone(task) }).collect();
     let document = ItemsDocument { kind: ITEMS.kind.to_owned(), version: ITEMS.version, end_step, tasks };
-    let text = serde_json::to_vec(&document).map_err(|source| Error::ReportForm { path: None, source })?;
+    let text = serde_json::to_vec(&document).map_err(Error::Unwritable)?;
     storage.create_folder(&folder.join(ITEMS_NAME))?;
     Ok(publish_file(storage, &items_path(folder, end_step), &text, ITEMS.file())?)
 }

@@ -1,5 +1,5 @@
-//! Scores that another program gave for trials, one by one: a study of them is made like any other, and one whose
-//! trials are not known beforehand says which scores are missing.
+//! Scores that were handed over one by one, each under the name of its merge: a study of them is made like any other,
+//! and one whose merges are not known beforehand says which scores are missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -71,8 +71,10 @@ impl RecordedScores {
 }
 
 fn no_scores(name: &str) -> Error {
-    let hint = "call `trial.record(scores)` for each trial";
-    Error::request_with_hint(format!("trial `{name}` has no scores"), hint)
+    Error::request_with_hint(
+        format!("`{name}` has no scores"),
+        "give it scores: `trial.record(scores)` in a sweep, what `evaluate` returns in a forecast",
+    )
 }
 
 impl Evaluator for RecordedScores {

@@ -38,7 +38,7 @@ fn check_files(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
 /// made from it again.
 ///
 /// # Errors
-/// `ReportForm` where the record cannot be written as JSON; `Storage`.
+/// `Unwritable` where the record cannot be written as JSON; `Storage`.
 pub fn write_study(storage: &dyn Storage, folder: &Path, record: &StudyRecord) -> Result<PathBuf, Error> {
     check_files(storage, folder)?;
     publish_file(storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes(), STUDY.file())?;

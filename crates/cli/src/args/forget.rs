@@ -198,7 +198,7 @@ pub(crate) struct ForgetReplayArgs {
     /// Epochs in each burst of the policy intensive
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_whole::<u64>)]
     pub(crate) epochs: u64,
-    /// Most batches in which a sample may appear
+    /// Most times a sample may be drawn
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_whole::<u32>)]
     pub(crate) max_replays: u32,
     /// Seed of the random sampling

@@ -163,7 +163,8 @@ pub(crate) struct ScoringArgs {
     /// before a context (never) [default: as the suite says, else always]
     #[arg(long, value_parser = start_rule(), value_name = "WHEN", conflicts_with = "eval_command")]
     pub(crate) start_token: Option<StartRule>,
-    /// Folder in which scores are kept for reuse [default: `scores` in the folder of the output]
+    /// Folder in which scores are kept for reuse [default: `scores` in the output folder of sweep,
+    /// watch and forecast]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
 }

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>) -> Result<Outcome, Error>
             comparison.remarks().iter().for_each(|remark| world.note(remark));
         }
     }
-    text.push_str(&next_steps(&outcomes));
+    text.push_str(&next_steps(&outcomes, world));
     if let (Some(folder), Some(sums), [outcome]) = (&args.keep_sums, &sums, outcomes.as_slice()) {
         let kept = keep_sums(&outcome.receipt, sums, &cx)?;
         let (planes, size) = (counted(kept.n_planes, "plane"), show_bytes(kept.n_bytes));

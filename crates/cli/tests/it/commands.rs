@@ -25,7 +25,7 @@ fn merge_says_what_it_did() {
     merged 3 checkpoints (steps 12000, 14000, 16000) by sma into `[OUT]/merged`
     read 2.97 MB, [MEASURED]
     distance to the newest checkpoint: 15.2 % of its norm, 44.6 in all, at most 1.73 in one element
-    next: `thalweg verify [OUT]/merged --inputs` checks it, `thalweg eval [OUT]/merged --suite SUITE` scores it
+    next: `thalweg verify [OUT]/merged --inputs` checks it
     --- stderr
     ");
     insta::assert_snapshot!(transcript(&first, scratch.path()), @"

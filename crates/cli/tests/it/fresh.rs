@@ -26,6 +26,9 @@ fn an_edited_decimal_in_a_plan_is_refused_and_not_ignored() {
         scene.write("edited.json", plan.replacen(found, "\"coefficient\": 0.7", 1));
         scene.run("merge --plan edited.json -o out").refused(&["has the coefficient 0.7", "which is what counts"]);
         scene.run("merge --plan plan.json -o out --dry-run").done(&[]);
+        // The default may be typed.
+        scene.run("merge --plan plan.json -o out --dry-run --side-files-from newest").done(&[]);
+        scene.run("merge --plan plan.json -o out --dry-run --side-files-from out").refused(&["would have no effect"]);
     }
 }
 

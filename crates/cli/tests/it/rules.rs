@@ -43,7 +43,7 @@ fn a_merge_by_a_rule_carries_it_whole_and_verifies() {
     let card = fs::read_to_string(out.join("README.md")).unwrap();
     assert!(card.contains("2 experts merged with their base by the rule `dare-ties:0.25`"), "{card}");
     assert_eq!(thalweg(&["verify", out.to_str().unwrap(), "--inputs"]).0, 0);
-    let (_, again, _) = merge("dare-ties", &out, &["--density", "0.25", "--seed", "5", "--lambda", "0.8"]);
+    let (_, again, _) = merge("dare-ties", &out, &["--density", "0.25", "--seed", "5e0", "--lambda", "0.8"]);
     assert!(again.contains("already holds the result of this plan"), "{again}");
     let (code, stdout, _) =
         merge("dare-ties", &scratch.path().join("other"), &["--density", "0.25", "--lambda", "0.8"]);

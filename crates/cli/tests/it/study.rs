@@ -209,6 +209,13 @@ fn a_forecast_takes_four_scores_and_learns_from_saved_cases() {
     lab.json(&[&ask[..], &["--truth", &truth, "--save-cases", &cases]].concat());
     assert_eq!(std::fs::read_to_string(&cases).unwrap(), lines);
 
+    // A file that cannot be added to is refused before anything is scored.
+    let spoilt = lab.path("spoilt.jsonl");
+    std::fs::write(&spoilt, format!("{lines}{{}}\n")).unwrap();
+    let ask_elsewhere = ["forecast", &run_path, "--eval-command", "exit 3 {checkpoint} {out}", "--truth", &truth];
+    let said = lab.transcript(&[&ask_elsewhere[..], &["--save-cases", &spoilt]].concat());
+    assert!(said.contains("spoilt.jsonl`, line 2: ") && !said.contains("exit status"), "{said}");
+
     let (_, learned) = lab.json(&[&ask[..], &["--calibrate", &cases]].concat());
     let row = &learned["forecasts"][0];
     assert!(row["rests_on"].as_str().unwrap().contains("of your own"));

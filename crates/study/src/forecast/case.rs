@@ -143,41 +143,70 @@ const CASE_HINT: &str = "`thalweg forecast ... --save-cases FILE --truth CKPT` w
 
 fn read_case(_: usize, line: &str) -> Result<Case, String> {
     let case: Case = CASES.parse(line.as_bytes())?;
+    check_case(&case)?;
+    Ok(case)
+}
+
+/// Refuses a value out of its range, with its key.
+fn check_case(case: &Case) -> Result<(), String> {
     let refuse = |key: &str, found: f64, expected: &str| Err(format!("`{key}` is {found:?}, not {expected}"));
     let scores = [("raw", case.raw), ("full", case.full), ("half", case.half), ("thin", case.thin)];
     let truth = case.truth.map(|truth| ("truth", truth));
-    if let Some((key, score)) = scores.into_iter().chain(truth).find(|(_, score)| !(-MOST..=MOST).contains(score)) {
+    let is_score = |score: f64| (-MAX_SCORE..=MAX_SCORE).contains(&score);
+    if let Some((key, score)) = scores.into_iter().chain(truth).find(|(_, score)| !is_score(*score)) {
         return refuse(key, score, "a score");
     }
     if !(0.0..=1.0).contains(&case.floor) {
         return refuse("floor", case.floor, "a share from 0 to 1");
     }
     match case.standard_error {
-        Some(error) if !(0.0..=MOST).contains(&error) => refuse("standard_error", error, "a number that is at least 0"),
+        Some(error) if !(0.0..=MAX_SCORE).contains(&error) => {
+            refuse("standard_error", error, "a number that is at least 0")
+        }
         _ => match serde_json::from_value::<DecayCurve>(case.curve.as_str().into()) {
-            Ok(_) => Ok(case),
+            Ok(_) => Ok(()),
             Err(error) => Err(format!("`curve`: {error}")),
         },
     }
 }
 
-/// Scores beyond this have no squares, of which the fit takes sums.
-const MOST: f64 = 1e100;
+/// Scores beyond this are so large that sums of squares may overflow.
+const MAX_SCORE: f64 = 1e100;
+
+/// The cases of a file that may not exist yet.
+///
+/// # Errors
+/// As [`read_case_file`].
+pub(crate) fn known_cases(storage: &dyn Storage, path: &Path) -> Result<Vec<Case>, Error> {
+    match storage.file_info(path) {
+        Ok(_) => read_case_file(storage, path),
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Adds cases to a file; those that it has already are not added again.
 ///
 /// # Errors
-/// As [`read_case_file`]; `Storage` where the file is not one of cases.
+/// As [`read_case_file`]; `Request` for a case that could not be read again; `Storage` where the file is not one of
+/// cases.
 pub(crate) fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator<Item = Case>) -> Result<(), Error> {
-    let mut known = match storage.file_info(path) {
-        Ok(_) => read_case_file(storage, path)?,
-        Err(error) if error.is_not_found() => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
+    let mut known = known_cases(storage, path)?;
     for case in cases {
-        if !known.contains(&case) {
-            known.push(case);
+        if known.contains(&case) {
+            continue;
         }
+        let refuse = |why: String| {
+            Error::request(format!("the case of `{}/{}` cannot be saved: {why}", case.task, case.measure))
+        };
+        check_case(&case).map_err(refuse)?;
+        known.push(case);
+    }
+    if known.len() > MAX_CASES {
+        return Err(Error::request_with_hint(
+            format!("`{}` would have more than the limit of {MAX_CASES} cases", path.display()),
+            "give `--save-cases` another file",
+        ));
     }
     let text = known.iter().map(json_line).collect::<Result<String, _>>()?;
     Ok(publish_file(storage, path, text.as_bytes(), CASES.file())?)
@@ -185,7 +214,27 @@ pub(crate) fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator
 
 #[cfg(test)]
 mod tests {
+    use thalweg_storage::MemoryStorage;
+
     use super::*;
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let (storage, path) = (MemoryStorage::new(), Path::new("/cases.jsonl"));
+        let case = |raw: f64| Case {
+            kind: CASES.kind.to_owned(),
+            version: CASES.version,
+            curve: "linear".to_owned(),
+            task: "t".to_owned(),
+            measure: "m".to_owned(),
+            raw,
+            ..Case::default()
+        };
+        add_cases(&storage, path, [case(1.0)].into_iter()).unwrap();
+        let refused = add_cases(&storage, path, [case(2.0), case(1e101)].into_iter()).unwrap_err().to_string();
+        assert!(refused.starts_with("the case of `t/m` cannot be saved: `raw` is 1"), "{refused}");
+        assert_eq!(known_cases(&storage, path).unwrap(), [case(1.0)]);
+    }
 
     #[test]
     fn a_value_out_of_its_range_is_refused_with_its_key() {

@@ -6,7 +6,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_trajectory::Trajectory;
 use thalweg_trajectory::check_new_document;
 
-use super::case::{CASES, Case, add_cases};
+use super::case::{CASES, Case, add_cases, known_cases};
 use super::request::{AnnealQuestion, ForecastRequest, Refusal};
 use super::{ForecastOutcome, forecast_anneal};
 use crate::Error;
@@ -49,13 +49,14 @@ pub struct ForecastAnswer {
 /// Checks that a forecast's results may be written, before anything is scored.
 ///
 /// # Errors
-/// `Storage` where something else is in the way.
+/// `Storage` where something else is in the way; what reading the old cases gives.
 pub fn check_forecast_places(options: &ForecastOptions<'_>, cx: &RunContext<'_>) -> Result<(), Error> {
     if let Some(folder) = &options.folder {
         check_study_folder(&cx.storage, folder)?;
     }
     if let Some((path, _)) = &options.save_cases {
         check_new_document(&cx.storage, path, CASES.file())?;
+        known_cases(&*cx.storage, path)?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub struct ReplayOptions {
     pub interval: u64,
     /// Epochs of a burst of [`ReplayPolicy::Intensive`].
     pub epochs: u64,
-    /// Bursts that a sample may be part of.
+    /// Most times a sample may be drawn.
     pub max_replays: u32,
     /// Seed of the drawing.
     pub seed: u64,

@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
 use thalweg_storage::Storage;
 
 use crate::Error;
@@ -58,7 +57,7 @@ impl ReplaySteps {
 /// `Request` for what is not one; `ReportKind` for another version; `Storage`.
 pub fn read_schedule(storage: &dyn Storage, path: &Path) -> Result<ReplaySteps, Error> {
     const HINT: &str = "`thalweg forget replay ... -o FOLDER` writes `FOLDER/schedule.json`";
-    let document: Value = SCHEDULE.read_file(storage, path, MAX_BYTES, HINT)?;
+    let document = SCHEDULE.read_value(storage, path, MAX_BYTES, HINT)?;
     steps_of(&Field::root(&document)).map_err(|what| SCHEDULE.refuse(path, &what, HINT))
 }
 

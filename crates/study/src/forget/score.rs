@@ -264,8 +264,9 @@ fn types_of<'a>(kinds: &[&'a str], kept: &[bool]) -> Vec<(&'a str, Vec<bool>)> {
 /// Items of one measure.
 pub(super) type Items = (Vec<f64>, Vec<f64>);
 
-/// Completes rows that have the names and steps of models. There is a type for each entity and whether it counts;
-/// `items_of` gives the items of a model over some of the entities, without any for a measure that was not taken.
+/// Completes rows that have the names and steps of models. `kinds` and `kept` have one entry for each entity: its
+/// type, and whether it counts; `items_of` gives the items of a model over some of the entities, without any for a
+/// measure that was not taken.
 pub(super) fn complete_rows(
     rows: &mut [ForgetModelRow],
     (kinds, kept): (&[&str], &[bool]),

@@ -191,7 +191,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// A count; tables of pandas write it as `4.0` where a row has none.
+/// A count; pandas writes whole numbers as `4.0` in a column with missing values.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number in the range of the type")]
 fn whole(value: &Value) -> Option<u32> {
     let is_whole = |number: &f64| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number);

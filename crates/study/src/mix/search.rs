@@ -14,13 +14,15 @@ use thalweg_tensor::SplitMix;
 use super::rank::mean_ranks;
 use super::ridge::{QuadraticFit, fit_quadratic};
 use super::space::{Component, MixSpace, Mixture, exact, fractions, round};
-use super::trials::{MAX_TRIALS, TRIALS, TrialRecord};
+use super::trials::{TRIALS, TrialRecord};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
 use crate::record::{CostRow, GainRow, SuiteRow};
 use crate::request::Resolver;
 use crate::values::mean;
 
+/// The most mixtures of a search: each is compared with all that were scored.
+const MAX_SEARCHED: usize = 10_000;
 /// Mixtures that the predictor judges.
 const POOL: usize = 20_000;
 /// Share of the pool from which the next round is drawn.
@@ -60,9 +62,10 @@ pub struct SearchOptions<'a> {
 }
 
 impl SearchOptions<'_> {
-    /// Mixtures of each round; a round more than there may be mixtures stands for all further ones.
+    /// Mixtures of each round. Capped just above the limit, so that a huge `--rounds` allocates nothing and is still
+    /// refused.
     fn sizes(&self) -> Vec<usize> {
-        (0..self.rounds.min(MAX_TRIALS + 1)).map(|round| (self.n >> round.min(63)).max(1)).collect()
+        (0..self.rounds.min(MAX_SEARCHED + 1)).map(|round| (self.n >> round.min(63)).max(1)).collect()
     }
 
     /// Mixtures of all rounds.
@@ -169,10 +172,10 @@ pub fn search_mixtures(
             format!("`--n` is at least {least} here, and `--rounds` at least 1"),
         ));
     }
-    if options.given.is_none() && options.n_mixtures() > MAX_TRIALS {
+    if options.given.is_none() && options.n_mixtures() > MAX_SEARCHED {
         return Err(Error::request_with_hint(
             format!("a search of {} mixtures in {} rounds is too large", options.n, options.rounds),
-            format!("all rounds together have at most {MAX_TRIALS} mixtures"),
+            format!("lower `--n` or `--rounds`: all rounds together have at most {MAX_SEARCHED} mixtures"),
         ));
     }
     let began = cx.host.elapsed_seconds();

@@ -15,9 +15,9 @@ use crate::document::{DocumentKind, Field, Lines};
 /// The lines that a search writes.
 pub(super) const TRIALS: DocumentKind = DocumentKind::new("a file of scored mixtures", "thalweg-mix-trial", 1);
 
-/// The largest file, and the most lines, that are read: each reference is compared with each trial.
+/// The largest file, and the most lines, that are read.
 const MAX_BYTES: u64 = 256 << 20;
-pub(super) const MAX_TRIALS: usize = 10_000;
+const MAX_TRIALS: usize = 1_000_000;
 /// How far shares may be from a sum of 1.
 const SUM_TOLERANCE: f64 = 1e-3;
 

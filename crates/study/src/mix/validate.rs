@@ -15,6 +15,8 @@ use crate::values::mean;
 /// Mixtures are the same if no share differs by more.
 const SAME: f64 = 2e-3;
 const N_RESAMPLES: usize = 1000;
+/// The most comparisons: each reference is compared with each trial.
+const MAX_COMPARISONS: usize = 1_000_000_000;
 
 /// Agreement of proxies with references on one score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -56,8 +58,14 @@ pub struct Validation {
 /// Compares scored merges with runs that were trained on the same mixtures.
 ///
 /// # Errors
-/// `Request` where fewer than three mixtures or no score are in both.
+/// `Request` for too many mixtures to compare, and where fewer than three mixtures or no score are in both.
 pub fn validate_proxies(trials: &[TrialRecord], references: &[TrialRecord], seed: u64) -> Result<Validation, Error> {
+    if trials.len().saturating_mul(references.len()) > MAX_COMPARISONS {
+        return Err(Error::request_with_hint(
+            format!("{} trials and {} references are too many to compare", trials.len(), references.len()),
+            format!("the one number times the other may be at most {MAX_COMPARISONS}: give fewer of them"),
+        ));
+    }
     let pairs: Vec<(&TrialRecord, &TrialRecord)> =
         references.iter().filter_map(|reference| Some((nearest(trials, reference)?, reference))).collect();
     if pairs.len() < 3 {
@@ -176,6 +184,13 @@ mod tests {
             data_shares: Some([("web".to_owned(), general), ("code".to_owned(), 1.0 - general)].into()),
             measures: measures.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         }
+    }
+
+    #[test]
+    fn mixtures_that_would_take_hours_to_compare_are_refused() {
+        let many = vec![record(0.5, &[]); 40_000];
+        let refused = validate_proxies(&many, &many, 1).unwrap_err().to_string();
+        assert_eq!(refused, "40000 trials and 40000 references are too many to compare");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! One option of a merge by its name, with its values as text: for recipes and for programs.
 
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
 use thalweg_merge::output_format::RequestedFormat;
 
 use super::MergeRequest;
+use super::output::side_files_source;
 use super::values::{parse_bytes, parse_positive, parse_whole};
 use crate::Error;
 
@@ -12,8 +15,8 @@ type Setter = fn(&mut MergeRequest, Given<'_>) -> Result<(), Error>;
 
 /// Every option, in the order of the command line's help.
 const OPTIONS: [(&str, Setter); 53] = [
-    ("last", |to, it| it.parsed(&mut to.selection.last, parse_positive)),
-    ("count", |to, it| it.parsed(&mut to.selection.count, parse_positive)),
+    ("last", |to, it| it.parsed(&mut to.selection.last, parse_whole)),
+    ("count", |to, it| it.parsed(&mut to.selection.count, parse_whole)),
     ("interval_steps", |to, it| it.parsed(&mut to.selection.interval_steps, parse_whole)),
     ("interval_tokens", |to, it| it.parsed(&mut to.selection.interval_tokens, parse_whole)),
     ("duration_steps", |to, it| it.parsed(&mut to.selection.duration_steps, parse_whole)),
@@ -27,7 +30,7 @@ const OPTIONS: [(&str, Setter); 53] = [
     ("tokens_per_step", |to, it| it.parsed(&mut to.run.tokens_per_step, parse_whole)),
     ("log", |to, it| it.list(&mut to.run.log)),
     ("log_columns", |to, it| it.list(&mut to.run.log_columns)),
-    ("log_every", |to, it| it.parsed(&mut to.run.log_every, parse_whole)),
+    ("log_every", |to, it| it.parsed(&mut to.run.log_every, parse_positive)),
     ("stable", |to, it| it.text(&mut to.run.stable)),
     ("checkpoint_pattern", |to, it| it.text(&mut to.run.checkpoint_pattern)),
     ("scheme", |to, it| it.text(&mut to.scheme.scheme)),
@@ -64,7 +67,7 @@ const OPTIONS: [(&str, Setter); 53] = [
     ("allow_config", |to, it| it.list(&mut to.output.allow_config)),
     ("take_newest", |to, it| it.list(&mut to.output.take_newest)),
     ("allow_non_finite", |to, it| it.flag(&mut to.output.allow_non_finite)),
-    ("side_files_from", |to, it| it.text(&mut to.output.side_files_from)),
+    ("side_files_from", |to, it| it.side_files(&mut to.output.side_files_from)),
 ];
 
 /// The names that [`MergeRequest::set_option`] takes, in the order of the command line's help.
@@ -141,6 +144,11 @@ impl Given<'_> {
         Ok(())
     }
 
+    fn side_files(self, to: &mut Option<PathBuf>) -> Result<(), Error> {
+        *to = side_files_source(self.one()?.into());
+        Ok(())
+    }
+
     fn counts(self, to: &mut Vec<u64>) -> Result<(), Error> {
         *to = self.values.iter().map(|text| self.read(text, parse_whole)).collect::<Result<_, _>>()?;
         Ok(())
@@ -203,12 +211,23 @@ mod tests {
     }
 
     #[test]
+    fn defaults_that_are_given_are_as_if_left_out() {
+        let mut request = MergeRequest::default();
+        for (name, value) in [("side_files_from", "newest"), ("digest", "blake3"), ("router", "average")] {
+            request.set_option(name, &[value.to_owned()]).unwrap();
+        }
+        assert_eq!(request, MergeRequest::default());
+    }
+
+    #[test]
     fn wrong_values_are_named_with_their_option() {
         let refused = |name: &str, values: &[&str]| {
             let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
             MergeRequest::default().set_option(name, &values).unwrap_err().to_string()
         };
-        assert_eq!(refused("last", &["0"]), "`last`: `0` is not above zero");
+        for name in ["every", "log_every"] {
+            assert_eq!(refused(name, &["0"]), format!("`{name}`: `0` is not above zero"));
+        }
         assert_eq!(refused("last", &["1", "2"]), "`last` takes one value, but 2 are given");
         assert!(refused("interval_tokens", &["8x"]).starts_with("`interval_tokens`: `8x`: "));
         assert!(refused("router", &["mean"]).contains("expected `average` or `newest`"));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use thalweg_checkpoint::{Checkpoint, Naming, ReadOptions, can_be_template, has_weights_end, naming_of};
 use thalweg_merge::Coefficients;
 use thalweg_merge::huggingface::heads_of_output;
@@ -95,11 +96,18 @@ pub struct OutputOptions {
     #[arg(long)]
     pub allow_non_finite: bool,
     /// Whose config and tokenizer to copy: newest, or one of the checkpoints [default: newest]
-    #[arg(long, value_name = "newest|CKPT")]
-    pub side_files_from: Option<PathBuf>,
+    // By its full path, because clap would take `Option` for whether the option is given.
+    #[arg(long, value_name = "newest|CKPT", default_value = "newest", hide_default_value = true)]
+    #[arg(value_parser = PathBufValueParser::new().map(side_files_source))]
+    pub side_files_from: std::option::Option<PathBuf>,
     /// Whether it gets Hugging Face names, which not every command asks.
     #[arg(skip)]
     pub huggingface: HuggingFaceOptions,
+}
+
+/// The checkpoint whose config and tokenizer are copied; `None` for the newest, which is the default.
+pub(super) fn side_files_source(path: PathBuf) -> Option<PathBuf> {
+    (path != Path::new("newest")).then_some(path)
 }
 
 impl Resolver<'_> {
@@ -226,7 +234,6 @@ impl Resolver<'_> {
     fn policy(&self, (sources, newest): (&[SourceRef], usize), options: &OutputOptions) -> Result<MergePolicy, Error> {
         let side_files_from = match options.side_files_from.as_deref() {
             None => newest,
-            Some(path) if path == Path::new("newest") => newest,
             Some(path) => {
                 let path = self.resolve_checkpoint(path)?;
                 sources.iter().position(|one| one.path == path).ok_or_else(|| {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use thalweg_merge::rule::{Convention, Rescale, RuleError};
 
-use super::values::{one_of, word};
+use super::values::{one_of, parse_whole, word};
 use crate::Error;
 
 /// How experts that were trained from one base are merged. Numbers are text.
@@ -26,7 +26,7 @@ pub struct RuleOptions {
     #[arg(long, value_name = "L", allow_hyphen_values = true)]
     pub lambda: Option<String>,
     /// dare and della: seed of the random mask [default: 0]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = parse_whole::<u64>)]
     pub seed: Option<u64>,
     /// breadcrumbs: share of the largest differences that are dropped [default: 0.01]
     #[arg(long, value_name = "G")]

@@ -115,7 +115,7 @@ impl KnownCheckpoints {
         if !self.is_changed {
             return Ok(None);
         }
-        let bytes = serde_json::to_vec(self).map_err(|source| Error::ReportForm { path: None, source })?;
+        let bytes = serde_json::to_vec(self).map_err(Error::Unwritable)?;
         self.is_changed = false;
         Ok(Some(UnwrittenFile { path: folder.join(STATE_NAME), bytes, kind: STATE.file() }))
     }

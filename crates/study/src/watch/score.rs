@@ -129,7 +129,7 @@ fn look_ahead(
 }
 
 impl EndScores {
-    /// What was found; nothing where it failed, which is kept in mind.
+    /// What was found; `None` where it failed; the failure is added to `failed`.
     fn unless_failed<T>(
         &mut self,
         found: Result<T, Error>,
