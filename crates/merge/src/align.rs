@@ -425,7 +425,7 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
 fn codes_note(layout: &MergeLayout, plan: &MergePlan) -> Option<String> {
     let is_converted = |output: &OutputPlan| !matches!(output.dtype, OutputDtype::Same | OutputDtype::F64);
     let tensors = layout.catalog.entries().iter().zip(&layout.classes);
-    // Tables of whole numbers are not of a floating type, and nobody expects them to change.
+    // Tables of whole numbers are left as they are, too, but `--dtype` never speaks of them.
     let is_code = |(entry, class): &(&TensorEntry, &TensorClass)| {
         **class == TensorClass::Opaque && entry.dtype.class() == DtypeClass::Refused
     };
