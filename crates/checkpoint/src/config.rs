@@ -26,9 +26,9 @@ pub const MAX_CONFIG_BYTES: u64 = 4_000_000;
 /// # Ok::<(), String>(())
 /// ```
 pub fn parse_config(bytes: &[u8]) -> Result<Value, String> {
-    let text = thalweg_storage::skip_mark(bytes);
-    let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))?;
-    let parsed = serde_json::from_str(text).or_else(|_| serde_json::from_str(&quote_bare_words(text)));
+    let text = thalweg_storage::text_of(bytes.to_vec())
+        .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))?;
+    let parsed = serde_json::from_str(&text).or_else(|_| serde_json::from_str(&quote_bare_words(&text)));
     match parsed {
         Ok(Value::Object(object)) => Ok(Value::Object(object)),
         Ok(_) => Err("it holds a different kind of JSON value".to_owned()),
@@ -309,6 +309,12 @@ mod tests {
             r#"{"dtype": "auto", "x": "\"dtype\": \"float32\""}"#,
         );
         check_update(r#"{"dtype": "float32"}"#, Dtype::U8, r#"{"dtype": "float32"}"#);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_counted() {
+        assert!(parse_config(b"\xef\xbb\xbf{}").is_ok());
+        assert_eq!(parse_config(b"\xef\xbb\xbf{\xff}").unwrap_err(), "not UTF-8 at byte 4");
     }
 
     #[track_caller]

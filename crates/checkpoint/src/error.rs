@@ -194,6 +194,12 @@ pub enum Error {
         /// The file of an expert.
         path: PathBuf,
     },
+    /// DeepSpeed's AutoEP cut the masters of experts.
+    #[error("`{}` has experts that AutoEP cut over groups of ranks: their masters cannot be joined", path.display())]
+    AutoExperts {
+        /// The model's file.
+        path: PathBuf,
+    },
     /// A `config.json` that is not a JSON object.
     #[error("`{}` is not a JSON object: {message}", path.display())]
     Config {
@@ -491,6 +497,7 @@ impl Error {
             | Self::NoModuleWeights { path }
             | Self::NoMasters { path }
             | Self::ExpertMasters { path }
+            | Self::AutoExperts { path }
             | Self::Config { path, .. }
             | Self::OutputExists { path, .. }
             | Self::StageMismatch { path, .. }
@@ -558,6 +565,7 @@ impl Error {
             Self::ExpertMasters { .. } => {
                 "`--params module --format safetensors` merges the module's own weights, without the optimizer's state"
             }
+            Self::AutoExperts { .. } => "convert the checkpoint with DeepSpeed's `ds_to_universal.py`",
             Self::NoMasters { .. } => "leave out `--params master`: then the module's own weights are read",
             Self::OutputExists { .. } => {
                 "move it away and rerun the command, which resumes and gives the output its name"

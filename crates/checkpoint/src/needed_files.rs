@@ -70,6 +70,8 @@ mod tests {
         );
         let torch = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"];
         check_needed(&with(&torch), &["config.json", torch[0], torch[1], "tokenizer.json", "wanted"]);
+        let ranks = ["consolidated.00.pth", "consolidated.01.pth"];
+        check_needed(&with(&ranks), &["config.json", ranks[0], ranks[1], "tokenizer.json", "wanted"]);
     }
 
     #[test]

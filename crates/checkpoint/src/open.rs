@@ -15,7 +15,7 @@ use crate::config::{MAX_CONFIG_BYTES, parse_config, without_quantisation};
 use crate::error::storage_error;
 use crate::format::dcp::error::DcpError;
 use crate::format::huggingface::INDEX_END;
-use crate::format::{FORMATS, HEAD_BYTES, Place, format_of};
+use crate::format::{FORMATS, Format, HEAD_BYTES, Place, format_of};
 use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
 use crate::own_names::is_unfinished_output;
@@ -66,7 +66,10 @@ pub fn is_checkpoint(storage: &dyn Storage, path: &Path) -> bool {
         return true;
     }
     let place = storage.list_folder(path).map(|entries| Place::Folder { path: path.to_owned(), entries });
-    place.is_ok_and(|place| FORMATS.iter().any(|format| format.is_certain(&place)))
+    let is_certain = |place: &Place, format: &dyn Format| {
+        format.is_certain(place) && format.confirms(storage, place).unwrap_or(false)
+    };
+    place.is_ok_and(|place| FORMATS.iter().any(|format| is_certain(&place, *format)))
 }
 
 /// Opens many checkpoints, a few at a time; one result for each path, in their order.

@@ -201,8 +201,8 @@ pub fn unchanged_copies(layout: &OutputLayout) -> Vec<FrameCopy> {
     copies
 }
 
-/// Everything that the files of an output made like `checkpoint` hold, whatever it is: one checkpoint for each file of
-/// torch.save and for each distributed checkpoint, with all tensors under their full names.
+/// Everything that the files of an output made like `checkpoint` hold, whatever it is: one checkpoint for each
+/// torch.save file and for each distributed checkpoint, with all tensors under their full names.
 ///
 /// Files with tensors that no other tensor can be a part of are left out: safetensors, and what DeepSpeed's ranks hold
 /// of the optimizer, where its format says which bytes are masters and which are moments. So are other files than those

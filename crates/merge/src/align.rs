@@ -425,8 +425,11 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
 fn codes_note(layout: &MergeLayout, plan: &MergePlan) -> Option<String> {
     let is_converted = |output: &OutputPlan| !matches!(output.dtype, OutputDtype::Same | OutputDtype::F64);
     let tensors = layout.catalog.entries().iter().zip(&layout.classes);
-    let codes: Vec<&str> =
-        tensors.filter(|(_, class)| **class == TensorClass::Opaque).map(|(entry, _)| entry.dtype.name()).collect();
+    // Tables of whole numbers are left as they are, too, but `--dtype` never speaks of them.
+    let is_code = |(entry, class): &(&TensorEntry, &TensorClass)| {
+        **class == TensorClass::Opaque && entry.dtype.class() == DtypeClass::Refused
+    };
+    let codes: Vec<&str> = tensors.filter(is_code).map(|(entry, _)| entry.dtype.name()).collect();
     let names: BTreeSet<&str> = codes.iter().copied().collect();
     let names: Vec<&str> = names.into_iter().collect();
     (!codes.is_empty() && plan.outputs.iter().any(is_converted)).then(|| {

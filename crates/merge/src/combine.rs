@@ -387,7 +387,7 @@ impl<'a> Worker<'a> {
                 is_newest: terms
                     .get(source_idx)
                     .is_some_and(|i| self.job.combinations.iter().any(|combination| combination.newest_idx == *i)),
-                is_summed: false,
+                summed: None,
                 tensor,
                 path: terms.get(source_idx).map(|&i| self.job.source_paths[i].clone()).unwrap_or_default(),
                 element_idx: piece.elements.start + element_idx as u64,

@@ -307,7 +307,8 @@ pub(crate) fn hint_for(differences: &[Difference], relation: Relation) -> Option
 fn hint_for_contents(difference: &Difference) -> Option<String> {
     match difference {
         Difference::Cut { .. } => Some(
-            "merge checkpoints that as many ranks saved, or first join the parts of each with the trainer's own tool"
+            "merge checkpoints saved by the same number of ranks, with the same file names; or first join the parts of each \
+             with the trainer's own tool"
                 .to_owned(),
         ),
         Difference::Unreadable { .. } => {
@@ -501,8 +502,8 @@ fn hint_for_shape(difference: &Difference, relation: Relation) -> Option<String>
                 // `convert` reads such codes only by their scales, and keeps all else as it is.
                 if let Some(codes) = rows.iter().find(|row| row.2.class() != DtypeClass::Mergeable) {
                     return Some(format!(
-                        "{} is {}: merge the checkpoints as they were in a floating element type, or leave the tensor out with `{}`; \
-                         FP8 with block scales becomes one by `thalweg convert SOURCE -o OUT --dtype f32`",
+                        "{} is {}, which cannot be averaged: merge checkpoints in a floating-point type, or leave the tensor out with \
+                         `{}`; `thalweg convert SOURCE -o OUT --dtype f32` converts FP8 that has block scales",
                         codes.0,
                         codes.2,
                         options_for("--drop", &[tensor])

@@ -7,6 +7,25 @@ use thalweg_tensor::{AccessError, Dtype, counted, display_name, shell_word};
 
 use crate::align::{Difference, Relation};
 
+/// Whose tensor `--take-newest` takes where a rule merges experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenFrom {
+    /// The base's.
+    Base,
+    /// That of the newest source: the rule has no base.
+    Newest,
+}
+
+impl TakenFrom {
+    fn hint(self, tensor: &str) -> String {
+        let of = match self {
+            Self::Base => "the base's",
+            Self::Newest => "the newest source's",
+        };
+        format!("take {of} tensor as it is with `--take-newest {}`", shell_word(tensor))
+    }
+}
+
 /// Why a merge, a verification or a geometry pass did not happen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -73,8 +92,9 @@ pub enum Error {
     NonFinite {
         /// Whether the newest source holds it.
         is_newest: bool,
-        /// Whether a rule needs sums over the whole tensor, so that IEEE rules would make all of it NaN.
-        is_summed: bool,
+        /// For a rule that needs sums over the whole tensor, so that IEEE rules would make all of it NaN: whose tensor
+        /// `--take-newest` takes.
+        summed: Option<TakenFrom>,
         /// Its name, safe to print.
         tensor: String,
         /// The source.
@@ -109,6 +129,8 @@ pub enum Error {
         tensor: String,
         /// The rule.
         kind: crate::rule::RuleKind,
+        /// Whose tensor `--take-newest` takes.
+        taken_from: TakenFrom,
     },
     /// A row that would have to be sorted in memory.
     #[error("tensor `{tensor}` has rows of {n_elements} elements, and rows of more than {max_elements} are not ranked")]
@@ -256,10 +278,9 @@ impl Error {
                  with `--non-float newest`",
                 shell_word(tensor)
             )),
-            Self::NonFinite { is_summed: true, tensor, .. } => Some(format!(
-                "leave that checkpoint out, or take the base's tensor as it is with `--take-newest {}`",
-                shell_word(tensor)
-            )),
+            Self::NonFinite { summed: Some(from), tensor, .. } => {
+                Some(format!("leave that checkpoint out, or {}", from.hint(tensor)))
+            }
             Self::NonFinite { is_newest: true, .. } => {
                 Some("leave that checkpoint out, or merge by IEEE rules with `--allow-non-finite`".to_owned())
             }
@@ -270,9 +291,8 @@ impl Error {
             )),
             Self::Overflow { dtype: Dtype::F64, .. } => Some("choose other coefficients".to_owned()),
             Self::Overflow { .. } => Some("choose a wider `--dtype`, or other coefficients".to_owned()),
-            Self::RuleUndefined { tensor, .. } | Self::RowTooLong { tensor, .. } => {
-                Some(format!("take the base's with `--take-newest {}`", shell_word(tensor)))
-            }
+            Self::RuleUndefined { tensor, taken_from, .. } => Some(taken_from.hint(tensor)),
+            Self::RowTooLong { tensor, .. } => Some(TakenFrom::Base.hint(tensor)),
             Self::MemoryTooSmall { least_bytes, n_threads, .. } => {
                 let or_threads = if n_threads.get() > 1 { ", or fewer `--threads`" } else { "" };
                 Some(format!("`--memory {}MB`{or_threads}", least_bytes.div_ceil(1_000_000)))

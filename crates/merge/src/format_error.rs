@@ -65,14 +65,25 @@ pub enum FormatError {
     },
     /// The newest source is cut into files of ranks, and the output cannot have those files.
     #[error(
-        "the newest source is in {n_ranks} files of ranks, each with a part of the model that only the trainer can join: \
-         its merge needs the same files, which the output cannot have: {why}"
+        "the newest source is in {n_ranks} files of ranks, whose parts only the trainer can join; the output cannot have \
+         the same files, because {why}"
     )]
     Parts {
         /// How many files of ranks it has.
         n_ranks: usize,
         /// Why the files cannot be those of the newest source.
         why: String,
+    },
+    /// The newest source is cut into files of ranks, which hold copies of the parameters that the merge does not reach.
+    #[error(
+        "the newest source is in {n_ranks} files of ranks, which hold copies of the parameters, such as `{master}`, that are \
+         not merged; a trainer that resumed from them would undo the merge"
+    )]
+    StaleParts {
+        /// How many files of ranks it has.
+        n_ranks: usize,
+        /// The first of the copies.
+        master: String,
     },
     /// The output has not the files of the newest source, which hold the state of the optimizer.
     #[error("the output has no state of the optimizer, because it cannot have the files of its newest source: {why}")]
@@ -115,9 +126,8 @@ impl FormatError {
 
     /// As [`of_parts`](Self::of_parts), for copies of the parameters that the merge does not reach.
     pub(crate) fn of_stale_parts(newest: &Checkpoint, master: &str) -> Option<Self> {
-        let why = Self::StaleMasters { master: master.to_owned() }.to_string();
         let n_ranks = newest.findings().n_ranks;
-        (n_ranks > 0).then_some(Self::Parts { n_ranks, why })
+        (n_ranks > 0).then(|| Self::StaleParts { n_ranks, master: master.to_owned() })
     }
 
     /// What to do next.
@@ -130,6 +140,9 @@ impl FormatError {
             Self::Parts { .. } => {
                 "leave that out, and join the parts of the merge with the trainer's own tool; or merge rank by rank, giving \
                  the file of the same rank of each checkpoint"
+            }
+            Self::StaleParts { .. } => {
+                "merge rank by rank, giving the file of the same rank of each checkpoint: the training state is then left out"
             }
             Self::OneFile { .. } => "leave out `--out-shard-size`",
             Self::StaleMasters { .. } => "leave the training state out with `--optimizer drop`",

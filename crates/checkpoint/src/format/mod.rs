@@ -92,7 +92,8 @@ pub trait Format: Debug + Sync {
         &[]
     }
 
-    /// Whether names that vary, such as those of shards, show that a folder is one checkpoint of this format.
+    /// Whether names that vary, such as those of shards, show that a folder is one checkpoint of this format, if
+    /// [`confirms`](Self::confirms) says so too.
     fn is_certain(&self, _place: &Place) -> bool {
         false
     }

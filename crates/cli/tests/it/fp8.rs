@@ -250,12 +250,10 @@ fn quantised_and_plain_sources_merge_together() {
 
 #[test]
 fn codes_without_scales_stay_codes_and_a_note_says_so() {
-    let plain = TinyCheckpoint::new().raw_tensor("a.weight", Dtype::F8E5M2, &[2], &[0x38, 0x3c]).tensor(
-        "norm.weight",
-        Dtype::Bf16,
-        &[2],
-        &[1.0, -0.5],
-    );
+    let plain = TinyCheckpoint::new()
+        .raw_tensor("a.weight", Dtype::F8E5M2, &[2], &[0x38, 0x3c])
+        .raw_tensor("position_ids", Dtype::U8, &[2, 2], &[0, 1, 0, 1])
+        .tensor("norm.weight", Dtype::Bf16, &[2], &[1.0, -0.5]);
     let run = || Run::new([plain.clone(), plain.clone()]);
     run().merge(&["--dtype", "f32"]).expect(0, &["1 tensor is left as before (F8_E5M2): `--dtype` changes floating"]);
     let same = run().merge(&[]);

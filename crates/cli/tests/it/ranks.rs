@@ -252,32 +252,102 @@ fn every_layout_of_files_of_ranks_is_merged_into_the_same_files() {
     }
 }
 
+/// Writes a run of Megatron with a tensor whose cut is not known, under these keys in files in these folders.
+fn write_megatron(scratch: &Scratch, keys: &[&str], folders: &[&str]) {
+    for step in [1, 2] {
+        for (rank, folder) in (0..).zip(folders) {
+            let mut saved = Saved::default();
+            let unknown = saved.tensor(F32, &[4, 2], &values(step + 10 * rank, 8));
+            let norm = saved.tensor(F32, &[2], &values(step, 2));
+            let model = dict([("decoder.mixer.in_proj.weight", unknown), ("decoder.final_norm.weight", norm)]);
+            let models = keys.iter().map(|key| ((*key).to_owned(), model.clone()));
+            let root = models.chain([("iteration".to_owned(), Node::Number(step.into()))]).collect();
+            saved.write(&scratch.join(format!("run/iter_000000{step}/{folder}/model_optim_rng.pt")), &Node::Dict(root));
+        }
+    }
+}
+
 #[test]
 fn ranks_of_megatron_whose_cut_is_not_known_are_merged_by_their_files() {
-    let scratch = Scratch::new();
-    let file = |rank: u32| format!("mp_rank_{rank:02}/model_optim_rng.pt");
-    for (step, rank) in [1, 2].into_iter().flat_map(|step| [0, 1].map(|rank| (step, rank))) {
-        let mut saved = Saved::default();
-        let unknown = saved.tensor(F32, &[4, 2], &values(step + 10 * rank, 8));
-        let norm = saved.tensor(F32, &[2], &values(step, 2));
-        let model = dict([("decoder.mixer.in_proj.weight", unknown), ("decoder.final_norm.weight", norm)]);
-        let root = dict([("model", model), ("iteration", Node::Number(step.into()))]);
-        saved.write(&scratch.join(format!("run/iter_000000{step}/{}", file(rank))), &root);
+    let tensor_ranks = ["mp_rank_00", "mp_rank_01"];
+    let stages = ["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_000", "mp_rank_01_001"];
+    let experts = ["mp_rank_00_000_000", "mp_rank_00_000_001", "mp_rank_01_000_000", "mp_rank_01_000_001"];
+    for folders in [&tensor_ranks[..], &stages, &experts] {
+        check_megatron(folders);
     }
+}
+
+fn check_megatron(folders: &[&str]) {
+    let scratch = Scratch::new();
+    write_megatron(&scratch, &["model"], folders);
     fs::write(scratch.join("run/latest_checkpointed_iteration.txt"), "2").unwrap();
     check(&scratch, "merge run --last 2 -o out", 0, &["merged 2 checkpoints (steps 1, 2)", "written as torch"]);
     check(&scratch, "verify out --inputs", 0, &["matches its receipt"]);
-    let files = [0, 1].map(file);
+    let files: Vec<String> = folders.iter().map(|folder| format!("{folder}/model_optim_rng.pt")).collect();
     let [old, new, merged] =
         ["run/iter_0000001", "run/iter_0000002", "out"].map(|folder| in_files(&scratch.join(folder), &files));
     for (merged, (old, new)) in merged.iter().zip(old.iter().zip(&new)) {
         assert_equal(merged, &mean(old, new));
     }
     assert!(merged[0] != merged[1]);
-    check(&scratch, "merge run --last 2 -o x --format safetensors", 2, &["in 2 files of ranks"]);
+    let told = format!("in {} files of ranks", folders.len());
+    check(&scratch, "merge run --last 2 -o x --format safetensors", 2, &[&told]);
     // Megatron writes this last.
     fs::write(scratch.join("run/latest_checkpointed_iteration.txt"), "1").unwrap();
     check(&scratch, "inspect run", 0, &["1 finished", "says that step 1 is the last finished one"]);
+}
+
+#[test]
+fn what_is_wrong_with_ranks_of_megatron_is_not_taken_for_an_unknown_cut() {
+    let scratch = Scratch::new();
+    write_megatron(&scratch, &["model"], &["mp_rank_00", "mp_rank_01"]);
+    let said = check(&scratch, "inspect run/iter_0000001 --key modle", 2, &["`modle`"]);
+    assert!(!said.contains("it is unknown how"), "{said}");
+    copy_folder(&scratch.join("run/iter_0000001"), &scratch.join("iter_0000009"));
+    check(&scratch, "inspect iter_0000009", 0, &["is from step 1, but the name of the folder says 9"]);
+    let stages = Scratch::new();
+    write_megatron(&stages, &["model0", "model1"], &["mp_rank_00", "mp_rank_01"]);
+    check(
+        &stages,
+        "inspect run/iter_0000001",
+        2,
+        &["it is unknown how tensor `decoder.mixer.in_proj.weight` is split"],
+    );
+}
+
+#[test]
+fn parts_of_distributed_tensors_are_read_in_folders_of_ranks_and_of_one_gpu() {
+    let scratch = Scratch::new();
+    for step in [100, 200] {
+        for rank in 0..2 {
+            let from = fixture("verl").join(format!("global_step_{step}")).join(verl(rank));
+            let folder = scratch.join(format!("run/step_{step}/tp_rank_0{rank}_pp_rank_000"));
+            let alone = scratch.join(format!("one/step_{step}"));
+            fs::create_dir_all(&folder).unwrap();
+            fs::create_dir_all(&alone).unwrap();
+            fs::copy(&from, folder.join("model_weights.ckpt")).unwrap();
+            if rank == 0 {
+                fs::copy(&from, alone.join("model_world_size_1_rank_0.pt")).unwrap();
+            }
+        }
+    }
+    check(&scratch, "merge run --last 2 -o out", 0, &["merged 2 checkpoints (steps 100, 200)"]);
+    let name = "tp_rank_01_pp_rank_000.model_weights.up_proj.weight";
+    assert!(tensors(&scratch.join("out")).contains_key(name));
+    check(&scratch, "merge one --last 2 -o alone", 0, &["merged 2 checkpoints (steps 100, 200)"]);
+    assert!(tensors(&scratch.join("alone")).contains_key("up_proj.weight"));
+}
+
+#[test]
+fn files_of_ranks_in_a_folder_of_the_model_are_one_checkpoint() {
+    let scratch = Scratch::new();
+    write_run(&scratch, "run", &[1, 2], &OLMO);
+    check(&scratch, "merge run/step_1 run/step_2 -o two", 0, &["merged 2 checkpoints (steps 1, 2)"]);
+    let said = check(&scratch, "merge run/step_1 -o one", 0, &[]);
+    assert!(!said.contains("a run"), "{said}");
+    // A file of another name may hold what is not in those of the ranks.
+    fs::copy(scratch.join("run/step_1/model/rank0.pt"), scratch.join("run/step_1/model/shared.pt")).unwrap();
+    check(&scratch, "inspect run/step_1", 2, &[]);
 }
 
 #[test]
@@ -307,7 +377,7 @@ fn other_files_than_those_of_the_ranks_are_refused_with_a_way_on() {
         ("--format safetensors", "it is to be written as `safetensors`"),
         ("--format dcp", "it is to be written as `dcp`"),
         ("--dtype f16", "`--dtype` gives its tensors another element type"),
-        ("--drop norm.weight", "`--drop` leaves out tensors"),
+        ("--drop norm.weight", "because `--drop` leaves out tensors"),
         ("--optimizer drop", "the state of the optimizer is left out"),
         ("--out-shard-size 1kB", "its files would have a different size"),
     ] {
@@ -339,8 +409,12 @@ fn masters_in_files_of_ranks_are_named_and_no_other_format_is_chosen() {
             saved.write(&scratch.join(format!("run/step_{step}/rank{rank}.pt")), &root);
         }
     }
-    let facts = ["in 2 files of ranks", "such as `optimizer.fp32_from_fp16_params.0`", "rank by rank"];
+    let facts = ["in 2 files of ranks", "such as `optimizer.fp32_from_fp16_params.0`", "hint: merge rank by rank"];
     check(&scratch, "merge run --last 2 -o out", 2, &facts);
+    // What the hint says works.
+    let told = ["merged 2 checkpoints (steps 1, 2)", "it is left out"];
+    check(&scratch, "merge run/step_1/rank0.pt run/step_2/rank0.pt -o alone", 0, &told);
+    assert!(tensors(&scratch.join("alone")).contains_key("w"));
 }
 
 #[test]
@@ -351,7 +425,7 @@ fn sources_of_other_ranks_are_refused_in_a_few_words() {
     let facts = ["cut into different files of ranks", "step 1  2 files", "step 2  3 files", "`consolidated.02.pth`"];
     let said = check(&scratch, "merge run --last 2 -o out", 2, &facts);
     assert!(
-        !said.contains("tok_embeddings") && said.contains("hint: merge checkpoints that as many ranks saved"),
+        !said.contains("tok_embeddings") && said.contains("hint: merge checkpoints saved by the same number of ranks"),
         "{said}"
     );
     write_run(&scratch, "whole", &[2], &META[..1]);

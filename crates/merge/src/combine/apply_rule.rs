@@ -8,7 +8,7 @@ use thalweg_tensor::{Dtype, display_name, to_index};
 
 use super::{Piece, TensorStats, Worker};
 use crate::context::RunContext;
-use crate::error::Error;
+use crate::error::{Error, TakenFrom};
 use crate::rule::{DeltaWork, RowRanks, RuleWork, Scan, Seen, read_widened};
 
 /// Buffers of one worker for rules, and the sum of the tensor that it is in.
@@ -78,17 +78,18 @@ impl Worker<'_> {
         if self.is_equal_everywhere(k, terms, piece, run)? {
             return self.copy(k, self.job.combinations[k].newest_idx, &[], piece);
         }
+        let rule = self.job.combinations[k].rule.as_ref();
+        let rule = rule.ok_or(Error::Bug { what: "a combination without a rule has none" })?;
+        let taken_from = if rule.base.is_some() { TakenFrom::Base } else { TakenFrom::Newest };
         if let Some((source_idx, element)) = self.find_non_finite(terms, piece, run)? {
             let fault = SumFault::NonFiniteInput { source_idx, element_idx: 0 };
             let mut error = self.explain(fault, terms, piece.entry.dtype, piece);
-            if let Error::NonFinite { element_idx, is_summed, .. } = &mut error {
-                (*element_idx, *is_summed) = (element, true);
+            if let Error::NonFinite { element_idx, summed, .. } = &mut error {
+                (*element_idx, *summed) = (element, Some(taken_from));
             }
             return Err(error);
         }
-        let kind = self.job.combinations[k].rule.as_ref().map(|rule| rule.kind);
-        let kind = kind.ok_or(Error::Bug { what: "a combination without a rule has none" })?;
-        Err(Error::RuleUndefined { tensor: display_name(&piece.entry.name), kind })
+        Err(Error::RuleUndefined { tensor: display_name(&piece.entry.name), kind: rule.kind, taken_from })
     }
 
     /// The first value of the whole tensor that is not finite, and its source: it need not be in this piece.

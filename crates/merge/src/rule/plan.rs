@@ -117,7 +117,7 @@ impl RuleError {
 const WORKABLE: std::ops::RangeInclusive<f64> = 1e-100..=1e100;
 const WORKABLE_TEXT: &str = "0, or between 1e-100 and 1e100 without its sign";
 
-/// A number as the user wrote it, cut where it is very long.
+/// A number as a plan has it, cut where it is very long.
 fn shown(number: &str) -> String {
     const MAX_CHARS: usize = 40;
     let cut = if number.len() > MAX_CHARS { "..." } else { "" };
@@ -274,14 +274,15 @@ impl PlanRule {
     /// Every probability must lie between 0 and 1.
     fn check_epsilon(&self, epsilon: f64) -> Result<(), RuleError> {
         let reach = self.reach(epsilon);
-        let fits = |&density: &f64| density <= 0.0 || density >= 1.0 || density - reach > 0.0 && density + reach < 1.0;
-        let density = match self.densities.iter().find(|density| !fits(density)) {
-            None if epsilon >= 0.0 => return Ok(()),
-            tightest => tightest.copied().unwrap_or(0.5),
-        };
-        let limit = density.min(1.0 - density) * epsilon / reach;
-        let limit = if limit.is_finite() { format!(" and below {limit:.4}") } else { String::new() };
-        Err(self.parameters(format!("needs an epsilon of at least 0{limit} at density {density}, not {epsilon}")))
+        let inside = || self.densities.iter().copied().filter(|&density| density > 0.0 && density < 1.0);
+        if epsilon >= 0.0 && inside().all(|density| density - reach > 0.0 && density + reach < 1.0) {
+            return Ok(());
+        }
+        let room = |density: f64| density.min(1.0 - density);
+        let limit = inside().min_by(|a, b| room(*a).total_cmp(&room(*b))).map_or_else(String::new, |density| {
+            format!(" and below {:.4} at density {density}", room(density) / self.reach(1.0))
+        });
+        Err(self.parameters(format!("needs an epsilon of at least 0{limit}, not {epsilon}")))
     }
 
     /// How far probabilities are from the density, at most.

@@ -59,7 +59,7 @@ fn the_first_value_that_is_not_finite_is_named() {
     let sources = write_all(folder.path(), [f32_tensor(&vec![1.0; 700_000]), f32_tensor(&values)]);
     let out = folder.path().join("out");
     let error = Runner::default().execute(&mean(&sources, &out), PLAIN).unwrap_err();
-    let Error::NonFinite { tensor, path, element_idx, is_newest: true, is_summed: false } = &error else {
+    let Error::NonFinite { tensor, path, element_idx, is_newest: true, summed: None } = &error else {
         panic!("{error}")
     };
     assert_eq!((tensor.as_str(), path, *element_idx), ("w", &sources[1], 599_999));

@@ -524,7 +524,11 @@ fn a_plan_with_a_rule_reads_back_and_a_wrong_one_is_refused() {
     assert!(of_rule(|rule| rule.seed = None).contains("needs seed"));
     assert!(of_rule(|rule| rule.gamma = Some(0.1)).contains("has no gamma"));
     assert!(of_rule(|rule| rule.epsilon = Some(1.5)).contains("below 1.0000 at density 0.5, not 1.5"));
-    assert!(of_rule(|rule| rule.epsilon = Some(-0.1)).contains("epsilon of at least 0"));
+    assert!(of_rule(|rule| rule.epsilon = Some(-0.1)).contains("at least 0 and below 1.0000 at density 0.5, not -0.1"));
+    let uneven = of_rule(|rule| (rule.densities, rule.epsilon) = (vec![0.5, 0.875], Some(1.5)));
+    assert!(uneven.contains("below 0.2500 at density 0.875"), "{uneven}");
+    let whole = of_rule(|rule| (rule.densities, rule.epsilon) = (vec![0.0, 1.0], Some(-0.1)));
+    assert!(whole.contains("needs an epsilon of at least 0, not -0.1"), "{whole}");
     assert!(of_rule(|rule| rule.lambda = "x".to_owned()).contains("lambda"));
     for lambda in ["1e-101", "-1e101"] {
         let said = refused(&|output| output.rule.as_mut().unwrap().lambda = lambda.to_owned());
@@ -604,6 +608,10 @@ fn a_rule_that_sums_over_a_tensor_names_what_makes_its_sums_not_finite() {
     for kind in [RuleKind::Karcher, RuleKind::Sce] {
         let (said, _) = refused_by_ieee_rules(&Merge::new(kind, Convention::Paper, Some(&base), &experts));
         assert!(said.contains(&format!("too large for the sums over the tensor that `{kind}` needs")), "{said}");
+    }
+    for (base, hint) in [(Some(&*base), "take the base's tensor"), (None, "take the newest source's tensor")] {
+        let (_, found) = refused_by_ieee_rules(&Merge::new(RuleKind::Karcher, Convention::Paper, base, &experts));
+        assert!(found.contains(hint), "{found}");
     }
 }
 

@@ -117,9 +117,7 @@ pub(super) fn read_masters(
         return Err(Error::NoMasters { path: model.file.path.clone() });
     }
     if has_cut_layers(model.root()) {
-        return Err(model.broken(
-            "AutoEP cut its experts over groups of ranks, which is not supported: convert it with DeepSpeed's `ds_to_universal.py`",
-        ));
+        return Err(Error::AutoExperts { path: model.file.path.clone() });
     }
     let shapes = param_shapes(model)?;
     let ranks = open_ranks(storage, files, model)?;

@@ -87,27 +87,28 @@ impl Format for MegatronLegacy {
             }
             files.push(OpenFile { name: name.clone(), path, reader });
         }
-        let entries = match grid.join(stages) {
-            Ok(entries) => entries,
+        let has_virtual_stages = stages.keys().any(|key| key.chunk > 0);
+        let mut content = match grid.join(stages) {
+            Ok(entries) => {
+                let twice =
+                    |name: Box<str>| broken(place.path(), format!("tensor `{}` appears twice", display_name(&name)));
+                let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
+                FormatContent { files, catalog, findings, ..FormatContent::default() }
+            }
             Err(misfit) => {
-                let is_unknown = matches!(misfit, Misfit::UnknownCut(_));
-                let refusal = broken(place.path(), misfit.into_reason());
-                if !is_unknown {
-                    return Err(refusal);
-                }
+                // A torch.save file is read under one key, and each virtual stage has its own.
+                let has_parts = matches!(misfit, Misfit::UnknownCut(_)) && !has_virtual_stages;
                 let names = grid.ranks.values().map(String::as_str);
-                return open_parts(storage, place.path(), names, options, cache).map_err(|_| refusal);
+                let parts = if has_parts { open_parts(storage, place.path(), names, options, cache)? } else { None };
+                parts.ok_or_else(|| broken(place.path(), misfit.into_reason()))?
             }
         };
-        let twice = |name: Box<str>| broken(place.path(), format!("tensor `{}` appears twice", display_name(&name)));
-        let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
-        let mut notes = Vec::new();
         if let Some((step, file)) = iteration.zip(grid.ranks.values().next().cloned()) {
             let named = step_in_name(place.folder(), &[ITERATION_START]);
             let note = compare_step(&StatedStep { file, step }, named, None);
-            notes.extend(note.map_err(|reason| broken(place.path(), reason))?);
+            content.notes.extend(note.map_err(|reason| broken(place.path(), reason))?);
         }
-        Ok(FormatContent { files, catalog, findings, notes, ..FormatContent::default() })
+        Ok(content)
     }
 }
 

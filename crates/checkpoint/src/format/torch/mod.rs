@@ -35,7 +35,7 @@ use self::file_names::FILE_ENDS;
 pub(crate) use self::file_names::is_saved_name;
 pub(crate) use self::folder::files_by_name;
 use self::folder::{Entrance, choose_entrance, is_torch_name};
-use self::ranks::{RankFiles, is_rank_name, part_name};
+use self::ranks::{RankFiles, is_rank_path, part_name};
 use self::state_dict::{Holds, StateDict, all_as_named, all_tensors, find_state_dict};
 pub(crate) use self::state_dict::{NameBudget, most_names};
 use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};
@@ -104,8 +104,8 @@ impl Format for Torch {
                     Place::File { path, .. } => path.clone(),
                     Place::Folder { path, .. } => path.join(&name),
                 };
-                // Who gives the file of a rank means its part.
-                let is_part = matches!(place, Place::File { .. }) && is_rank_name(&name);
+                // A user who gives one rank's file means that part.
+                let is_part = matches!(place, Place::File { .. }) && is_rank_path(&path);
                 let holds = if is_part { Holds::Parts } else { Holds::Whole };
                 let mut content = open_shards(storage, vec![(name, path)], (options, holds), cache)?;
                 content.notes.extend(note);
@@ -343,7 +343,8 @@ fn torch_error(path: &Path, source: TorchError) -> Error {
     Error::Torch { path: path.to_owned(), source: Box::new(source) }
 }
 
-/// Opens files of ranks of another format, whose parts cannot be joined, as torch.save files.
+/// Reads another format's rank files as torch.save files, where their parts cannot be joined; `None` if their names do
+/// not belong together.
 ///
 /// # Errors
 /// As for torch.save files.
@@ -353,15 +354,10 @@ pub(crate) fn open_parts<'a>(
     names: impl IntoIterator<Item = &'a str>,
     options: &ReadOptions,
     cache: &CatalogCache,
-) -> Result<FormatContent, Error> {
-    let none = || Error::NotACheckpoint {
-        path: folder.to_owned(),
-        found: "it holds no files of ranks".to_owned(),
-        converter: None,
-    };
-    let files = RankFiles::find(names).ok_or_else(none)?;
+) -> Result<Option<FormatContent>, Error> {
+    let Some(files) = RankFiles::find(names) else { return Ok(None) };
     let content = open_ranks(storage, folder, files, options, cache)?;
-    Ok(FormatContent { format_name: Some(FORMAT_NAME), ..content })
+    Ok(Some(FormatContent { format_name: Some(FORMAT_NAME), ..content }))
 }
 
 /// Opens the files of ranks, whose tensors are named by their files if there are several.

@@ -32,6 +32,10 @@ impl Format for RankFolders {
         true
     }
 
+    fn is_certain(&self, place: &Place) -> bool {
+        self.recognises(place)
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         place.folder_names().any(|name| name == MODEL_FOLDER || is_rank_name(name))
     }
@@ -74,7 +78,7 @@ fn is_folder(entry: &FolderEntry, name: &str) -> bool {
     entry.kind == FileKind::Folder && entry.name == name
 }
 
-/// Lists the files of ranks in a folder and in its folders of ranks, with what their names begin with.
+/// Lists the torch.save files in a folder and in its folders of ranks, with what their names begin with.
 fn list_files(
     storage: &dyn Storage,
     (folder, prefix): (&Path, &str),
@@ -85,10 +89,8 @@ fn list_files(
     let is_saved = |entry: &&FolderEntry| {
         entry.kind == FileKind::File && is_saved_name(&entry.name) && !is_state_name(&entry.name)
     };
-    let saved: Vec<&FolderEntry> = entries.iter().filter(is_saved).collect();
-    // A folder of a rank may hold one file of any name, or files of ranks.
-    let is_part = |entry: &&&FolderEntry| is_rank_name(&entry.name) || depth > 0 && saved.len() == 1;
-    files.extend(saved.iter().filter(is_part).map(|entry| format!("{prefix}{}", entry.name)));
+    // Also those of other names, beside which a rank's are not the whole model.
+    files.extend(entries.iter().filter(is_saved).map(|entry| format!("{prefix}{}", entry.name)));
     if depth == MAX_DEPTH {
         return Ok(());
     }

@@ -18,6 +18,8 @@ const MAX_RANKS: u64 = 1 << 16;
 const MAX_MISSING: usize = 32;
 /// What fairseq2 calls the dimensions over which a model is cut, before the number of the rank.
 const AXES: [&str; 4] = ["pp_", "tp_", "sdp_", "dp_"];
+/// What Megatron calls the folders of ranks, before one number for each way in which the model is cut.
+const MEGATRON_START: &str = "mp_rank_";
 /// How Meta's files of ranks begin and end.
 const META_START: &str = "consolidated.";
 const META_END: &str = ".pth";
@@ -34,7 +36,8 @@ struct Number {
 }
 
 /// The numbers of ranks in the name of a file or folder: `rank3.pt`, `model_world_size_8_rank_3.pt`,
-/// `weights_tp_rank_world_size=0_2_pp_rank_world_size=0_1.pth`, `consolidated.03.pth`, `pp_00/tp_01/sdp_00.pt`.
+/// `weights_tp_rank_world_size=0_2_pp_rank_world_size=0_1.pth`, `consolidated.03.pth`, `pp_00/tp_01/sdp_00.pt`,
+/// `mp_rank_01_000`.
 fn numbers_in(name: &str) -> Vec<Number> {
     let mut numbers = Vec::new();
     let mut start = 0;
@@ -69,7 +72,22 @@ fn numbers_in_part(part: &str) -> Vec<Number> {
     {
         return vec![number];
     }
+    if let Some(numbers) = numbers_of_megatron(part) {
+        return numbers;
+    }
     part.match_indices("rank").filter_map(|(at, _)| number_after(part, at)).collect()
+}
+
+/// All numbers of `mp_rank_TT[_PPP[_EEE]]`; `None` for other names.
+fn numbers_of_megatron(part: &str) -> Option<Vec<Number>> {
+    let mut start = MEGATRON_START.len();
+    let read = |text: &str| {
+        let (rank, n_digits) = leading_number(text).filter(|(_, n_digits)| *n_digits == text.len())?;
+        let at = start..start + n_digits;
+        start = at.end + 1;
+        Some(Number { at, rank, size: None })
+    };
+    part.strip_prefix(MEGATRON_START)?.split('_').map(read).collect()
 }
 
 /// The number after the word `rank` at this position, which begins a word.
@@ -98,6 +116,12 @@ fn number_after(part: &str, at: usize) -> Option<Number> {
 /// Whether a name is that of one rank's part, where it is one of several.
 pub(super) fn is_rank_name(name: &str) -> bool {
     !numbers_in(name).is_empty()
+}
+
+/// Whether a file is that of one rank, by its name or that of its folder.
+pub(super) fn is_rank_path(path: &Path) -> bool {
+    let names = [path.file_name(), path.parent().and_then(Path::file_name)];
+    names.into_iter().flatten().filter_map(|name| name.to_str()).any(is_rank_name)
 }
 
 /// Files that differ in the numbers of their ranks alone, by these numbers.
@@ -131,18 +155,17 @@ impl RankFiles {
             }
             group.numbers = numbers;
         }
-        let mut cut: Vec<(String, Self)> = groups.into_iter().filter(|(_, group)| group.is_cut()).collect();
-        if cut.len() > 1 {
-            cut.retain(|(key, _)| key.starts_with(MODEL_FOLDER));
+        if groups.len() > 1 {
+            groups.retain(|key, _| key.starts_with(MODEL_FOLDER));
         }
-        let (_, only) = cut.pop()?;
-        cut.is_empty().then_some(only)
+        let (_, only) = groups.pop_first()?;
+        (groups.is_empty() && only.is_cut()).then_some(only)
     }
 
     /// Whether several ranks hold parts, or the names have a place for it.
     fn is_cut(&self) -> bool {
-        let states_more = |number: &Number| number.size.is_some_and(|size| size > 1);
-        self.files.len() > 1 || self.numbers.len() > 1 || self.numbers.iter().any(states_more)
+        let states_size = |number: &Number| number.size.is_some();
+        self.files.len() > 1 || self.numbers.len() > 1 || self.numbers.iter().any(states_size)
     }
 
     /// The names of the files, in the order of their ranks.
@@ -175,12 +198,21 @@ impl RankFiles {
     fn name_of(&self, ranks: &[u64]) -> String {
         let like = self.files.values().next_back().map(String::as_str).unwrap_or_default();
         let (mut name, mut start) = (String::new(), 0);
-        for (number, rank) in numbers_in(like).iter().zip(ranks) {
+        for (axis, (number, rank)) in numbers_in(like).iter().zip(ranks).enumerate() {
             name.push_str(like.get(start..number.at.start).unwrap_or_default());
-            name.push_str(&format!("{rank:0width$}", width = number.at.len()));
+            name.push_str(&format!("{rank:0width$}", width = self.width_of(axis)));
             start = number.at.end;
         }
         name + like.get(start..).unwrap_or_default()
+    }
+
+    /// How many digits the numbers of an axis have at least: more than one only if one begins with 0.
+    fn width_of(&self, axis: usize) -> usize {
+        let padded = self.files.values().filter_map(|name| {
+            let at = numbers_in(name).get(axis)?.at.clone();
+            name.get(at.clone())?.starts_with('0').then_some(at.len())
+        });
+        padded.max().unwrap_or(1)
     }
 }
 
@@ -225,6 +257,9 @@ mod tests {
             ("weights_tp_rank_world_size=1_2_pp_rank_world_size=0_4.pth", &[(1, Some(2)), (0, Some(4))]),
             ("pp_00/tp_01/sdp_02.pt", &[(0, None), (1, None), (2, None)]),
             ("tp_rank_01_pp_rank_002/model_weights.ckpt", &[(1, None), (2, None)]),
+            ("mp_rank_01/model_optim_rng.pt", &[(1, None)]),
+            ("mp_rank_01_002_003/model_optim_rng.pt", &[(1, None), (2, None), (3, None)]),
+            ("mp_rank_01_model_states.pt", &[(1, None)]),
             ("pytorch_model.bin", &[]),
             ("consolidated.pth", &[]),
             ("consolidated.00.safetensors", &[]),
@@ -249,12 +284,15 @@ mod tests {
             let error = found(names).and_then(Result::err).unwrap_or_default();
             assert!(error.contains(file), "{names:?}: {error}");
         };
-        assert_eq!(found(&["rank10.pt", "rank9.pt", "rank0.pt"]).map(|files| files.is_ok()), Some(false));
         assert_eq!(found(&["rank1.pt", "rank0.pt"]), whole(&["rank0.pt", "rank1.pt"]));
         assert_eq!(found(&["pp_00/tp_00/sdp_00.pt"]), whole(&["pp_00/tp_00/sdp_00.pt"]));
         let pairs = ["model_rank0.pt", "model_rank1.pt", "ema_rank0.pt", "ema_rank1.pt"];
         assert_eq!(found(&pairs), whole(&pairs[..2]));
-        lacks(&["consolidated.00.pth", "consolidated.02.pth"], "consolidated.01.pth");
+        assert_eq!(found(&pairs[..3]), whole(&pairs[..2]));
+        assert_eq!(found(&["model_world_size_1_rank_0.pt"]), whole(&["model_world_size_1_rank_0.pt"]));
+        lacks(&["rank10.pt", "rank9.pt", "rank0.pt"], "`rank5.pt`");
+        lacks(&["consolidated.00.pth", "consolidated.10.pth"], "`consolidated.01.pth`");
+        lacks(&["mp_rank_00_000/m.pt", "mp_rank_01_001/m.pt"], "`mp_rank_01_000/m.pt`");
         lacks(&["model_world_size_2_rank_0.pt"], "model_world_size_2_rank_1.pt");
         lacks(&["pp_00/tp_00/sdp_00.pt", "pp_00/tp_01/sdp_00.pt", "pp_01/tp_01/sdp_00.pt"], "pp_01/tp_00/sdp_00.pt");
         lacks(&["w_tp_rank_world_size=0_2_pp_rank_world_size=0_1.pth"], "w_tp_rank_world_size=1_2_pp");
@@ -264,6 +302,8 @@ mod tests {
             assert_eq!(found(names), None, "{names:?}");
         }
         assert_eq!(found(&["rank0.pt", "rank00.pt", "rank1.pt"]), None);
+        assert_eq!(found(&["model_rank0.pt", "trainer_rank0.pt", "trainer_rank1.pt"]), None);
+        assert_eq!(found(&["ba1-rank0.pt", "ba1-rank1.pt", "ba2-rank0.pt"]), None);
         let two = ["a_rank0.pt", "a_rank1.pt", "b_rank0.pt", "b_rank1.pt"];
         assert_eq!(found(&two), None);
     }
