@@ -615,7 +615,12 @@ mod tests {
         assert!(hint(Dtype::F32).starts_with("bring all sources to one element type with `thalweg convert"));
         for dtype in [Dtype::F8E4M3, Dtype::I64] {
             let said = hint(dtype);
-            assert!(said.starts_with(&format!("`a` is {dtype}: merge the checkpoints as they were")), "{said}");
+            assert!(
+                said.starts_with(&format!(
+                    "`a` is {dtype}, which cannot be averaged: merge checkpoints in a floating-point type"
+                )),
+                "{said}"
+            );
             assert!(said.contains("`--drop w`"), "{said}");
         }
     }
