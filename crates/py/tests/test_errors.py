@@ -76,9 +76,9 @@ def test_what_is_wrong_with_a_value_is_said_and_not_hidden() -> None:
     for counts in (True, [2, True]):
         with pytest.raises(TypeError, match="`bool` is given"):
             untyped.sweep(RUN, counts)
-    for counts in ("2", ["2"]):
+    for text in ("2", ["2"]):
         with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
-            untyped.sweep(RUN, counts)
+            untyped.sweep(RUN, text)
 
     class Broken:
         def __fspath__(self) -> str:
