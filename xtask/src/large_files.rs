@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The largest file that git may hold: more is made by a script, which stands in its place.
+/// The largest file that git may hold. A script that makes the file is committed instead of a larger one.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Faults of the files that git holds. A tree that is not git's, such as an unpacked archive, has none.
